@@ -13,7 +13,16 @@ from enum import StrEnum
 
 from anycast.analysis.routers import without_bfd
 from anycast.core.health.compose import leaves
-from anycast.core.values.configuration import Check, Config, Leaf, Neighbor, Protocol, Role, Rule
+from anycast.core.values.configuration import (
+    Check,
+    Config,
+    Leaf,
+    Neighbor,
+    Protocol,
+    Role,
+    Rule,
+    WhenUnhealthy,
+)
 
 # Seconds: the plugin asks ExaBGP 1 s after its last answer, waits 5 s for the next, and kills 1 s after SIGTERM;
 # it looks four times a second.
@@ -137,11 +146,16 @@ class Concern:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """`backups`: the VIPs for which this node is a backup. Its failures cost their clients nothing while a primary serves."""
+    """`backups`: the VIPs for which this node is a backup. Its failures cost their clients nothing while a primary serves.
+
+    `last_resorts`: those that stay announced as the last resort. Where all nodes fail alike, clients come for as long as
+    that lasts.
+    """
 
     outages: tuple[Outage, ...]
     concerns: tuple[Concern, ...]
     backups: tuple[str, ...] = ()
+    last_resorts: tuple[str, ...] = ()
 
     def above(self, seconds: float) -> tuple[Outage, ...]:
         # The sums are of decimal fractions: 0.3 + 0.2 must not exceed 0.5.
@@ -152,7 +166,9 @@ def budget(config: Config, assumed: Assumed | None = None) -> Budget:
     assumed = assumed or Assumed()
     outages = tuple(_grouped((*_checked(config, assumed), *_announced(config, assumed))))
     backups = tuple(vip.name for vip in config.vips if vip.role is Role.BACKUP)
-    return Budget(outages=outages, concerns=tuple(_concerns(config, assumed)), backups=backups)
+    last = tuple(vip.name for vip in config.vips if vip.when_unhealthy is WhenUnhealthy.LAST_RESORT)
+    concerns = tuple(_concerns(config, assumed))
+    return Budget(outages=outages, concerns=concerns, backups=backups, last_resorts=last)
 
 
 def _grouped(outages: Iterable[Outage]) -> Iterator[Outage]:

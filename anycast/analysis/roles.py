@@ -5,8 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from anycast.core.preference import USUAL_LOCAL_PREFERENCE, Routers, is_internal, names, preference
-from anycast.core.values.configuration import Bgp, Config, Neighbor, Role, Vip
+from anycast.core.health.compose import leaves
+from anycast.core.preference import (
+    LAST_RESORT_PREPEND,
+    USUAL_LOCAL_PREFERENCE,
+    Routers,
+    is_internal,
+    names,
+    preference,
+)
+from anycast.core.values.configuration import (
+    Bgp,
+    Check,
+    Config,
+    Neighbor,
+    Role,
+    Rule,
+    Service,
+    Vip,
+    WhenUnhealthy,
+)
 from anycast.core.values.route import GRACEFUL_SHUTDOWN, is_bandwidth
 
 _Told = tuple[tuple[str | int, ...], str, str]
@@ -113,6 +131,16 @@ def _of_vip(vip: Vip, kinds: set[bool]) -> Iterator[tuple[str, str, str, str]]:
     if vip.as_path_prepend and False not in kinds:
         what = "every router is of this node's own AS, where its number in the AS path would be a loop: nothing is prepended"
         yield "internal", "as_path_prepend", what, "write role: backup, or local_preference"
+    stays_on = vip.when_unhealthy is WhenUnhealthy.LAST_RESORT
+    if stays_on and False in kinds and preference(vip).prepend >= LAST_RESORT_PREPEND:
+        what = (
+            f"the last resort of a node that prepends nothing has {LAST_RESORT_PREPEND}, and a router that does not know "
+            f"{GRACEFUL_SHUTDOWN} prefers it to this node while it is healthy"
+        )
+        yield "resort", "as_path_prepend", what, f"write less than {LAST_RESORT_PREPEND}"
+    if stays_on and any(_falls_at_once(service) for service in vip.services):
+        what = "with fall: 1 real servers that fail together lose their clients one after the other"
+        yield "fall", "when_unhealthy", what, "write fall: 2 or more in the check of its real servers"
     if backup and True in kinds and (preference(vip).local_preference or 0) >= USUAL_LOCAL_PREFERENCE:
         what = f"a primary that says nothing has {USUAL_LOCAL_PREFERENCE}, and the higher one is preferred"
         yield (
@@ -124,3 +152,9 @@ def _of_vip(vip: Vip, kinds: set[bool]) -> Iterator[tuple[str, str, str, str]]:
     if backup and GRACEFUL_SHUTDOWN in vip.communities:
         what = f"with {GRACEFUL_SHUTDOWN} (graceful-shutdown) a backup is no better than a primary that drains, and gets nothing then"
         yield "draining", "communities", what, "remove it: role: backup is enough"
+
+
+def _falls_at_once(service: Service) -> bool:
+    check = service.pool.check
+    each = leaves(check) if isinstance(check, Rule) else (check,)
+    return any(isinstance(one, Check) and one.fall == 1 for one in each)

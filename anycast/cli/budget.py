@@ -64,6 +64,11 @@ def _text(found: Budget, above: tuple[Outage, ...], *, colour: bool) -> str:
             f"backup here: {_some(found.backups)}: while a primary announces the VIP, a failure of this node costs its clients "
             "nothing; the figures hold for when this node serves\n"
         )
+    if found.last_resorts:
+        text += (
+            f"last resort here: {_some(found.last_resorts)}: where the real servers of a VIP fail for all nodes alike, clients "
+            "are sent on to them for as long as that lasts; the figures of its services hold while another node is healthy\n"
+        )
     for concern in found.concerns:
         word = paint(Cell("warning", Colour.WARN), colour=colour)
         text += f"{word}: {concern.code}: {printable(concern.what)} ({concern.do})\n"
@@ -96,5 +101,6 @@ def _document(found: Budget, most: float | None, above: tuple[Outage, ...]) -> d
             for one in found.outages
         ],
         "backups": list(found.backups),
+        "last_resorts": list(found.last_resorts),
         "warnings": [{"code": one.code, "what": one.what, "do": one.do} for one in found.concerns],
     }

@@ -69,6 +69,8 @@ def _critical(document: Mapping[str, Any]) -> Iterator[str]:
             why = "; ".join(text for text in (vip["detail"], vip["obstacle"]) if text)
             word = "not known to be" if vip.get("obstacle_reason") == "exabgp_silent" else "not"
             yield f"{vip['name']} {word} announced ({vip['reason']}{': ' + why if why else ''})"
+        elif vip.get("last_resort"):
+            yield f"{vip['name']} announced as the last resort ({vip['reason']}: {vip['detail']})"
 
 
 def _warnings(document: Mapping[str, Any]) -> Iterator[str]:

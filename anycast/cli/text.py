@@ -208,7 +208,8 @@ def _at_level(cell: Cell, vip: Mapping[str, Any]) -> Cell:
 
 def _details(vip: Mapping[str, Any]) -> list[str]:
     role = "backup" if vip.get("role") == "backup" else ""  # an older agent has no roles
-    return [text for text in (role, vip["detail"], vip["obstacle"]) if text]
+    last = "last resort" if vip.get("last_resort") else ""
+    return [text for text in (role, last, vip["detail"], vip["obstacle"]) if text]
 
 
 _RECEIPTS = {

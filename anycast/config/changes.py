@@ -353,6 +353,7 @@ _ROUTED = (
     "as_path_prepend",
     "local_preference",
     "origin",
+    "when_unhealthy",
 )
 
 

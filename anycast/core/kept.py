@@ -256,7 +256,8 @@ def _replaced(
     """By service, the real servers that the configuration has no more, or that are reached in another way now."""
     gone: dict[ipvs.Key, list[ipvs.DestinationKey]] = {}
     for key, at in state.retiring:
-        gone.setdefault(key, []).append(at)
+        if key not in untouched:
+            gone.setdefault(key, []).append(at)
     for key in _reached_otherwise(before, state):
         gone.setdefault(key, []).extend(state.index.servers[key])
     for key, one in before.kept.items():

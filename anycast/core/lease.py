@@ -37,13 +37,14 @@ def desired_routes(before: State, state: State, names: Iterable[str]) -> Persist
     """What the verdicts say should be announced. `names`: the VIPs for which that can have changed.
 
     An address that a standing VIP has just been given waits until the kernel serves it, with as many usable
-    servers as it takes a VIP to come up.
+    servers as it takes a VIP to come up, or, where it is the last resort, any server that checks alone are against.
     """
     standing = state.lease.routes
     index = state.index
     if (
         standing is None
         or state.config.bgp != before.config.bgp
+        or state.config.speaker != before.config.speaker
         or (state.kernel.error is None) != (before.kernel.error is None)
     ):
         names = index.vips
@@ -56,17 +57,20 @@ def desired_routes(before: State, state: State, names: Iterable[str]) -> Persist
         if name not in index.vips:
             continue
         vip, prefixes = index.vips[name].vip, index.vips[name].prefixes
-        advertise = state.vips[name].verdict.advertise
+        verdict = state.vips[name].verdict
+        advertise, unwell = verdict.advertise, verdict.is_last_resort
         for address, prefix in prefixes.items():
             known = standing.get(prefix)
             drain = advertise is Advertise.DRAIN
             if advertise is Advertise.NO or (
-                known is None and (drain or not _may_come_up(state, vip, address))
+                known is None and ((drain and not unwell) or not _may_come_up(state, vip, address))
             ):
                 gone.append(prefix)
                 continue
             routers = routers or Routers(state.config.bgp)
-            route = routers.route(vip, prefix, drain=drain)
+            # A metric of the table tells that it is a last resort, and of which kind it is not.
+            told = unwell and not state.config.speaker.is_table
+            route = routers.route(vip, prefix, drain=drain, unwell=told)
             if route is None:
                 gone.append(prefix)
                 continue
@@ -78,7 +82,10 @@ def desired_routes(before: State, state: State, names: Iterable[str]) -> Persist
 
 def _may_come_up(state: State, vip: Vip, address: Address) -> bool:
     facts = (services_of(state, key) for key in state.index.vips[vip.name].keys[address])
-    enough = all(each.serving >= each.quorum.high for each in facts)
+    if state.vips[vip.name].verdict.is_last_resort:
+        enough = all(each.serving + each.spare for each in facts)
+    else:
+        enough = all(each.serving >= each.quorum.high for each in facts)
     return enough and state.kernel.error is None and address_difference(state, vip, address).proven
 
 

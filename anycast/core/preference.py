@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from anycast.core.values.configuration import Export, Origin, Role
+from anycast.core.values.configuration import Export, Origin, Role, WhenUnhealthy
 from anycast.core.values.route import Route, Variant, drained, link_bandwidth
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 BACKUP_PREPEND = 3  # one would do; routers on the way that prepend by themselves must not make up for it
 BACKUP_MED = 1000
 BACKUP_LOCAL_PREFERENCE = 50
+LAST_RESORT_PREPEND = (
+    BACKUP_PREPEND + 1
+)  # more than usual: a primary's last resort is behind any healthy backup
 USUAL_LOCAL_PREFERENCE = 100  # what ExaBGP sends, and what a router takes where nothing is said
 
 
@@ -69,21 +72,29 @@ def needs(config: Config) -> int:
     if any(one.extended_next_hop for one in bgp.neighbors):
         return 4
     kinds = {is_internal(bgp, one) for one in bgp.neighbors}
-    mixed = len(kinds) > 1 and any(preference(vip).prepend for vip in config.vips)
+    limits = config.fleet is not None and config.fleet.limits  # then any VIP may become the last resort
+    mixed = len(kinds) > 1 and any(
+        limits or preference(vip).prepend or _may_stay_on(vip) for vip in config.vips
+    )
     if mixed or any(one.export is not None for one in bgp.neighbors):
         return 3
-    return 2 if bgp.weight is not None or any(map(needs_attributes, config.vips)) else 1
+    return 2 if limits or bgp.weight is not None or any(map(needs_attributes, config.vips)) else 1
 
 
 def needs_attributes(vip: Vip) -> bool:
     """It asks for what a plugin of before there were roles does not send."""
     return bool(
         vip.role is Role.BACKUP
+        or _may_stay_on(vip)
         or vip.as_path_prepend
         or vip.local_preference is not None
         or vip.extended_communities
         or vip.origin is not None
     )
+
+
+def _may_stay_on(vip: Vip) -> bool:
+    return vip.when_unhealthy is WhenUnhealthy.LAST_RESORT
 
 
 def spelt(route: Route) -> str:
@@ -164,13 +175,18 @@ class Routers:
         kinds = self._kinds[version]
         return not kinds or any(export_of(one.export, name) is not None for one in kinds)
 
-    def route(self, vip: Vip, prefix: Prefix, *, drain: bool) -> Route | None:
-        """For an address of a VIP; None: no router gets it. `drain`: as the last resort."""
+    def route(self, vip: Vip, prefix: Prefix, *, drain: bool, unwell: bool = False) -> Route | None:
+        """For an address of a VIP; None: no router gets it. `drain`: as the last resort.
+
+        `unwell`: as the last resort because it cannot be served: worse than one that drains.
+        """
         kinds = self._kinds[prefix.version]
         found: dict[Route, list[str]] = {}
         for kind in kinds:
             if (export := export_of(kind.export, vip.name)) is not None:
-                one = self._route(vip, prefix, export, kind.next_hop, internal=kind.internal, drain=drain)
+                one = self._route(
+                    vip, prefix, export, kind.next_hop, internal=kind.internal, drain=drain, unwell=unwell
+                )
                 found.setdefault(one, []).extend(kind.neighbors)
         if kinds and not found:
             return None
@@ -178,17 +194,28 @@ class Routers:
             return next(iter(found))
         inside = bool(kinds) and all(kind.internal for kind in kinds)
         hop = self._bgp.next_hop_v4 if prefix.version == 4 else self._bgp.next_hop_v6
-        usual = self._route(vip, prefix, ALL, hop, internal=inside, drain=drain)
+        usual = self._route(vip, prefix, ALL, hop, internal=inside, drain=drain, unwell=unwell)
         variants = tuple(
             Variant(neighbors=tuple(addresses), route=route) for route, addresses in found.items()
         )
         return replace(usual, variants=variants)
 
     def _route(
-        self, vip: Vip, prefix: Prefix, export: Export, hop: Address | None, *, internal: bool, drain: bool
+        self,
+        vip: Vip,
+        prefix: Prefix,
+        export: Export,
+        hop: Address | None,
+        *,
+        internal: bool,
+        drain: bool,
+        unwell: bool,
     ) -> Route:
         """Where routers of the node's own AS are among the others, all have the preference: ExaBGP sends it to the former."""
         wanted, bgp = preference(vip, export), self._bgp
+        origin = export.origin or vip.origin
+        if unwell:
+            wanted, origin = _unwell(wanted), _origin_of_unwell(vip, origin)
         route = Route(
             prefix=prefix,
             next_hop=hop,
@@ -204,13 +231,24 @@ class Routers:
                 *_first(export.extended_communities, vip.extended_communities),
                 *self._weight,
             ),
-            origin=export.origin or vip.origin,
+            origin=origin,
         )
         return drained(route, internal=self._internal) if drain else route
 
     def _prepends(self, wanted: Preference) -> bool:
         """Where OSPF alone carries the routes there is no AS."""
         return bool(wanted.prepend and self._bgp.local_as)
+
+
+def _unwell(wanted: Preference) -> Preference:
+    return replace(wanted, prepend=wanted.prepend + LAST_RESORT_PREPEND)
+
+
+def _origin_of_unwell(vip: Vip, origin: Origin | None) -> Origin:
+    """What puts backups behind primaries, and both behind who drains, where no path does: within one AS it is empty."""
+    order = list(Origin)
+    worse = Origin.INCOMPLETE if vip.role is Role.BACKUP else Origin.EGP
+    return max(origin or Origin.IGP, worse, key=order.index)
 
 
 def _first(one: tuple[str, ...] | None, otherwise: tuple[str, ...]) -> tuple[str, ...]:

@@ -239,7 +239,8 @@ def adopted(state: State, config: Config, now: float, index: Index | None = None
             withdrawal=withdrawal(state, [prefix_of(address)], now),
             keys=departure.keys.get(address, frozenset()),
         )
-    servers = _retiring(state, index, departure, now + config.timing.server_drain)
+    servers = {server: each for server, each in state.retiring.items() if server[0] in untouched}
+    servers |= _retiring(state, index, departure, now + config.timing.server_drain)
     both = joined(state.owned, configured)
     owned = configured if both == configured else both
     before = state

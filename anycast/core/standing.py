@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from heapq import nsmallest
 
-from anycast.core import view
+from anycast.core import limited, view
 from anycast.core.dataplane import ipvs
 from anycast.core.events import Effect, Log, NameOthers
 from anycast.core.maintenance.stages import NODE_SCOPES, is_server
@@ -79,6 +79,8 @@ def concluded(before: State, state: State, now: float) -> tuple[State, list[Effe
         found[Condition.KERNEL_REFUSES, ""] = _of_kernel(state)
     if state.unreplaced is not before.unreplaced or (state.unreplaced and config):
         found[Condition.SERVERS_NOT_REPLACED, ""] = _unreplaced(state)
+    if state.limited is not before.limited:
+        found[Condition.WITHDRAWALS_LIMITED, ""] = limited.alarm(state)
     if state.views.told is not before.views.told or (state.views.told and config):
         for neighbor in {*before.views.told, *state.views.told}:
             found[Condition.ADVERTISED_BUT_NOT_RECEIVED, neighbor] = view.alarm(state, neighbor)

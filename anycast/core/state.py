@@ -156,6 +156,14 @@ class VipState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limited:
+    """A VIP that the fleet's limit keeps announced. `why`: as it was looked at last; empty: it may be taken back."""
+
+    since: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Leaving:
     """An address that is no longer configured: it stays in the kernel until its route is surely gone.
 
@@ -288,6 +296,10 @@ class State:
     unreplaced: PersistentMap[ipvs.Key, None] = (
         PersistentMap()
     )  # services, by their keys for facts, whose new real servers have all been checked, and too few can be used
+    resorts: PersistentMap[ipvs.Key, float] = (
+        PersistentMap()
+    )  # services whose real servers all failed: until when those with clients keep them; infinity: none is well yet
+    resort_at: float = math.inf  # not after the first of these instants
     expired: Mapping[ServerKey, float] = field(default_factory=dict)  # when its connections were ended last
     leaving: Mapping[Address, Leaving] = field(default_factory=dict)
     leave_at: float = math.inf  # the first instant at which one of them moves on by time alone
@@ -295,6 +307,8 @@ class State:
     plugins: Mapping[int, Report | None] = field(default_factory=dict)
     views: Views = Views()
     fleet: View = View()  # the other nodes of the fleet
+    limited: PersistentMap[str, Limited] = PersistentMap()  # VIPs that the fleet's limit keeps announced
+    limited_at: float = math.inf  # when that is looked at again
     lost_until: float = -math.inf  # until then a plugin that is not connected may hold routes
     still_until: float = -math.inf  # until then routers may have routes of a plugin that was lost while mute
     stopping_since: float | None = None

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
-from anycast.core import kept, lease, reload, standing, touched, view
+from anycast.core import kept, lease, limited, reload, resort, standing, touched, view
 from anycast.core.dataplane import loop
 from anycast.core.dataplane.desired import want
 from anycast.core.dataplane.proof import Proof
@@ -144,6 +144,8 @@ def next_wake(state: State, now: float) -> float:
         times.append(state.lost_until)
     times += standing.wakes(state, now)
     times += view.wakes(state, now)
+    times += resort.wakes(state, now)
+    times += limited.wakes(state)
     if state.stopping_since is not None:
         times.append(state.stopping_since + STOP_PATIENCE)
     return min(times)
@@ -321,7 +323,8 @@ def _settle(before: State, state: State, now: float, *, greet: bool = False) -> 
     effects += kept.news(before, state)
     if state.kept_users is not before.kept_users and state.index is before.index:
         effects.append(SetTargets(targets=state.targets))
-    state, judged, more = _move_on(before, state, names, now)
+    state, judged, more = _move_on(before, limited.looked(state, now), names, now)
+    state = limited.followed(before, state, judged, now)
     effects += more
     state, more = lease.renewed(before, state, names | judged, now, greet=greet)
     effects += more

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import chain
 
+from anycast.core import limited, resort
 from anycast.core.dataplane import ipvs
 from anycast.core.maintenance.stages import NODE_SCOPES, Stage
 from anycast.core.state import REST, SYNC, Piece, State, drained_scopes, pieces_of
@@ -38,6 +39,9 @@ def services(before: State, state: State) -> set[ipvs.Key]:
         facts = None if one is None else state.services.get(one.facts)
         if one is not None and (facts is None or facts.undecided):
             keys.add(one.facts)
+    if limited.is_set(state.config) != limited.is_set(before.config):
+        keys.update(key for vip in index.vips.values() for key in vip.facts)
+    keys.update(resort.due(before, state))
     return keys
 
 
@@ -150,6 +154,9 @@ def vips(before: State, state: State, now: float) -> set[str]:
     if state.unstarted and state.kernel.read_at != before.kernel.read_at:
         names.update(state.unstarted)  # they may have been proven for long enough
     names |= in_maintenance(before, state)
+    names.update(changed(before.limited, state.limited))
+    if state.config.fleet is not before.config.fleet:
+        names.update(state.limited)
     return names & index.vips.keys()
 
 

@@ -13,11 +13,12 @@ from anycast.core.dataplane import ipvs
 from anycast.core.fleet import codec
 from anycast.core.fleet.believe import believe
 from anycast.core.fleet.values import Document, VipStanding, VipTold
+from anycast.core.fleet.velocity import SOFT
 from anycast.core.maintenance.stages import NODE_SCOPES
 from anycast.core.preference import rank
 from anycast.core.state import State, VipState, kernel_table
 from anycast.core.values.persistent import changed
-from anycast.core.vip.decide import Advertise, Reason
+from anycast.core.vip.decide import Advertise, Verdict
 from anycast.core.vip.facts import furthest
 from anycast.ops import status
 from anycast.ops.source import Source
@@ -26,9 +27,6 @@ FRESH = 0.5  # seconds for which an answer is good, however many ask
 MEMORY = 3600.0  # seconds for which a withdrawal is told of
 _DIGEST = 6  # bytes of the fingerprint of a VIP's tables
 
-SOFT = frozenset({Reason.BELOW_QUORUM, Reason.UNPROVEN, Reason.NODE_CHECK_FAILED, Reason.VIP_CHECK_FAILED})
-"""Reasons for which others may take back a route at the same time: what they look at is no part of the node."""
-
 _STANDING = {
     Advertise.YES: VipStanding.ANNOUNCED,
     Advertise.DRAIN: VipStanding.DRAINING,
@@ -36,8 +34,8 @@ _STANDING = {
 }
 
 
-def standing(verdict: Any) -> VipStanding:
-    return _STANDING[verdict.advertise]
+def standing(verdict: Verdict) -> VipStanding:
+    return VipStanding.LAST_RESORT if verdict.is_last_resort else _STANDING[verdict.advertise]
 
 
 def document(source: Source, now: float) -> Document:

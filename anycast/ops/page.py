@@ -100,7 +100,11 @@ def _badge(kind: str, word: str) -> Markup:
 
 
 KNOWN = "acknowledged by ExaBGP, with a session up; whether the router takes it, the router tells"
-_TITLES = {"announced": KNOWN, "backup": "routers use this node's route while no primary announces the VIP"}
+_TITLES = {
+    "announced": KNOWN,
+    "backup": "routers use this node's route while no primary announces the VIP",
+    "last resort": "announced, and worse than the route of any healthy node",
+}
 
 
 _SIGNS = {"ok": "✓", "warn": "!", "bad": "✕", "plan": "‖", "calm": "–"}
@@ -117,7 +121,7 @@ def vip_look(state: State, vip: Vip, routes: status.Routing) -> Look:
     if stage is not Stage.ACTIVE:
         return Look("warn", f"leaving: {stage}")
     if status.is_announced(routes, vip) and verdict.advertise != "no":
-        return Look("ok", "announced")
+        return Look("bad", "last resort") if verdict.is_last_resort else Look("ok", "announced")
     if verdict.reason in ("starting", "stopping"):
         return Look("warn", str(verdict.reason))
     return Look("bad", "not announced" if routes.silence is None else "not known")

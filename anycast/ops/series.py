@@ -234,6 +234,10 @@ _VIPS: dict[str, tuple[str, Callable[[_Look, Vip, VipState], float]]] = {
         "1 if the verdict is to announce the VIP, as the last resort too",
         lambda _, __, known: known.verdict.advertise is not Advertise.NO,
     ),
+    "anycast_vip_last_resort": (
+        "1 if the VIP is announced as the last resort, because it cannot be served as usual",
+        lambda _, __, known: known.verdict.is_last_resort,
+    ),
     "anycast_vip_backup": (
         "1 if this node is a backup for the VIP: it gets clients while no primary announces it",
         lambda _, vip, __: vip.role is Role.BACKUP,

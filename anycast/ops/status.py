@@ -717,7 +717,9 @@ def vip_status(
         "name": vip.name,
         "addresses": [str(address) for address in vip.addresses],
         "role": str(vip.role),
+        "when_unhealthy": str(vip.when_unhealthy),
         "advertise": str(known.verdict.advertise),
+        "last_resort": known.verdict.is_last_resort,
         "reason": str(known.verdict.reason),
         "detail": known.verdict.detail,
         **clock.since(known.since),
@@ -816,7 +818,7 @@ _ON_PURPOSE = frozenset({Reason.NODE_MAINTENANCE, Reason.VIP_MAINTENANCE, Reason
 def level(verdict: Verdict, *, announced: bool) -> Level:
     if verdict.reason in _ON_PURPOSE:
         return Level.PLANNED
-    if announced and verdict.advertise is not Advertise.NO:
+    if announced and verdict.advertise is not Advertise.NO and not verdict.is_last_resort:
         return Level.OK
     return Level.WARNING if verdict.reason is Reason.STARTING else Level.CRITICAL
 

@@ -30,6 +30,7 @@ from anycast.core.values.configuration import (
     Service,
     Target,
     Vip,
+    WhenUnhealthy,
 )
 from anycast.core.values.report import Report
 from anycast.core.values.route import GRACEFUL_SHUTDOWN, Prefix, Route
@@ -331,7 +332,7 @@ def _services(case: _Case) -> Link:
 
 def _service(case: _Case, one: ServiceFacts) -> Item:
     needed = _needed(case.facts, one)
-    which = "to stay announced" if case.facts.advertised else "to be announced"
+    which = "to stay announced" if case.facts.whole else "to be announced"
     text = f"{one.name}: {one.usable} of {_count(one.total, 'real server')} usable, {needed} needed {which}"
     if one.unheard:
         text += f", {one.unheard} without a result yet"
@@ -339,8 +340,13 @@ def _service(case: _Case, one: ServiceFacts) -> Item:
         text += f", {one.untested + one.unproven} that cannot be checked ({one.fault})"
     if one.kept:
         text += f"; {one.kept} that were replaced go on until {one.quorum.low} of these are usable"
+    stays = case.vip.when_unhealthy is WhenUnhealthy.LAST_RESORT
+    limited = case.facts.limited and case.facts.advertised
+    if one.spare and not one.serving and (stays or limited):
+        by = "when_unhealthy: last_resort" if stays else "fleet.velocity"
+        text += f"; so the {one.spare} that only checks are against get clients ({by})"
     return Item(
-        holds=(one.possible if case.facts.advertised else one.serving) >= needed,
+        holds=(one.possible if case.facts.whole else one.serving) >= needed,
         text=text,
         facts={
             "service": one.name,
@@ -349,6 +355,7 @@ def _service(case: _Case, one: ServiceFacts) -> Item:
             "unproven": one.unproven,
             "total": one.total,
             "replaced": one.kept,
+            "spare": one.spare,
             "needed": needed,
             "low": one.quorum.low,
             "high": one.quorum.high,
@@ -357,7 +364,7 @@ def _service(case: _Case, one: ServiceFacts) -> Item:
 
 
 def _needed(f: Facts, service: ServiceFacts) -> int:
-    return service.quorum.low if f.advertised else service.quorum.high
+    return service.quorum.low if f.whole else service.quorum.high
 
 
 def _requirements(case: _Case) -> Link | None:
@@ -802,7 +809,7 @@ def _to_be_proven(case: _Case) -> Iterator[str]:
 
 def _to_reach_quorum(case: _Case, service: ServiceFacts) -> str | None:
     needed = _needed(case.facts, service)
-    lacking = needed - (service.possible if case.facts.advertised else service.serving)
+    lacking = needed - (service.possible if case.facts.whole else service.serving)
     if lacking <= 0:
         return None
     version = 6 if service.name.endswith("6") else 4

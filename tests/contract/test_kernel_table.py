@@ -57,9 +57,7 @@ def test_what_is_leased_is_at_the_router_and_what_is_not_leased_goes(site: Site)
     assert site.rows() == []
 
 
-def test_a_drain_never_takes_the_route_away(site: Site) -> None:
-    began = time.monotonic()
-    site.agent.settled(site.agent.grant(*map(drained, BOTH)))
+def is_last_resort_now(site: Site) -> None:
     assert [row for row in site.rows() if "metric 20" not in row] == []
     if site.router is None:
         until(lambda: "16000000" in table.ospf_routes(site) or None, "the last resort by OSPF")
@@ -67,6 +65,25 @@ def test_a_drain_never_takes_the_route_away(site: Site) -> None:
         software = site.router
         for prefix in (V4, V6):
             until(lambda prefix=prefix: is_last_resort(software, prefix) or None, "the last resort")  # type: ignore[misc]
+
+
+def test_a_drain_never_takes_the_route_away(site: Site) -> None:
+    began = time.monotonic()
+    site.agent.settled(site.agent.grant(*map(drained, BOTH)))
+    is_last_resort_now(site)
+    site.agent.settled(site.agent.grant(*BOTH))
+    assert not site.was_away(V4, began)
+    assert not site.was_away(V6, began)
+
+
+def test_a_last_resort_comes_up_where_nothing_was_announced(site: Site) -> None:
+    """`when_unhealthy: last_resort`, at a start in a failure that all nodes share; and back to what is usual."""
+    site.agent.settled(site.agent.grant(owned=[V4, V6]))
+    site.gone(V4, V6)
+    site.agent.settled(site.agent.grant(*map(drained, BOTH)))
+    site.forwarded(V4, V6)
+    began = time.monotonic()
+    is_last_resort_now(site)
     site.agent.settled(site.agent.grant(*BOTH))
     assert not site.was_away(V4, began)
     assert not site.was_away(V6, began)

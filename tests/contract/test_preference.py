@@ -39,9 +39,11 @@ class Sent:
         self._bgp = replace(one.config.bgp, local_as=local_as)
         self._vip = one.config.vips[0]
 
-    def __call__(self, prefix: Prefix, role: Role, *, drain: bool = False) -> Route:
+    def __call__(
+        self, prefix: Prefix, role: Role = Role.PRIMARY, *, drain: bool = False, unwell: bool = False
+    ) -> Route:
         vip = replace(self._vip, role=role)
-        found = Routers(self._bgp).route(vip, prefix, drain=drain)
+        found = Routers(self._bgp).route(vip, prefix, drain=drain or unwell, unwell=unwell)
         assert found is not None
         return found
 
@@ -129,6 +131,65 @@ def test_several_primaries_share_the_flows_and_several_backups_do_when_those_are
             one.node.want(first(V4, role))
             other.want(second(V4, role))
             one.table.wait(str(V4), [NODE4, NODE_B], PATIENCE)
+
+
+@pytest.mark.parametrize("software", SOFTWARE, ids=lambda one: one.id())
+@pytest.mark.parametrize("sessions", ["ebgp", "ibgp"])
+def test_a_last_resort_is_worse_than_anything_else_and_where_all_are_that_they_serve(
+    software: type[Software], sessions: str
+) -> None:
+    """`when_unhealthy: last_resort`."""
+    if software.missing():
+        pytest.skip(f"no {software.program} here")
+    internal = sessions == "ibgp"
+    numbers = (65000, 65000) if internal else (65001, 65002)
+    with (
+        pair(software, ibgp=internal, vips=VIPS) as one,
+        second_node(one, local_as=numbers[1], vips=VIPS) as other,
+    ):
+        first, second = (Sent(one, number) for number in numbers)
+
+        def decided(mine: Route, others: Route, node: str) -> None:
+            # It comes second, so that it is not chosen for its age.
+            for better, worse in ((one.node.want, other.want), (other.want, one.node.want)):
+                better(), worse()
+                until(lambda: not one.router.paths(V4), "no path")
+                (other.want if node == NODE4 else one.node.want)(others if node == NODE4 else mine)
+                until(lambda: len(one.router.paths(V4)) == 1, "the worse path")
+                (one.node.want if node == NODE4 else other.want)(mine if node == NODE4 else others)
+                until(lambda: len(one.router.paths(V4)) == 2, "both paths")
+                chosen(one, V4, node)
+                forwards(one, node)
+
+        # One alone cannot serve: whoever is healthy is preferred, a backup too, and one that drains.
+        decided(first(V4, unwell=True), second(V4), NODE_B)
+        decided(first(V4), second(V4, unwell=True), NODE4)
+        decided(first(V4, unwell=True), second(V4, Role.BACKUP), NODE_B)
+        decided(first(V4, unwell=True), second(V4, drain=True), NODE_B)
+        # Nobody can: primaries before backups.
+        decided(first(V4, unwell=True), second(V4, Role.BACKUP, unwell=True), NODE4)
+        decided(first(V4, Role.BACKUP, unwell=True), second(V4, unwell=True), NODE_B)
+
+        # All alike: nobody's route goes, and where flows are spread they are spread again.
+        one.node.want(first(V4))
+        other.want(second(V4))
+        shared(one, internal=internal)
+        before = len(one.table.events)
+        one.node.want(first(V4, unwell=True))
+        chosen(one, V4, NODE_B)
+        other.want(second(V4, unwell=True))
+        shared(one, internal=internal)
+        other.want(second(V4))
+        chosen(one, V4, NODE_B)
+        assert all(holes(one, before)), "the router's kernel was without a route"
+
+
+def shared(one: Pair, *, internal: bool) -> None:
+    """Both nodes' paths are there and used alike, by the kinds of router that spread flows."""
+    until(lambda: len(one.router.paths(V4)) == 2, "both paths")
+    until(lambda: one.router.best(V4) in {NODE4, NODE_B}, "one of them chosen")
+    if isinstance(one.router, Frr | Bird) and not internal:
+        one.table.wait(str(V4), [NODE4, NODE_B], PATIENCE)
 
 
 def test_every_attribute_arrives() -> None:

@@ -107,6 +107,10 @@ class Both(worlds.World):
             self.all_goes_well(rounds=8)
 
 
+class BothLimited(Both, worlds.Limited):
+    """With VIPs that stay on as the last resort, by themselves or by a limit of the fleet."""
+
+
 def told(effects: Iterable[ev.Effect]) -> list[Any]:
     """Effects but for the order in which a lease names what has changed."""
     found: list[Any] = []
@@ -132,9 +136,12 @@ def _begin(*args: Any, **more: Any) -> tuple[State, tuple[ev.Effect, ...]]:
     return state, effects
 
 
+@pytest.mark.parametrize("world", [Both, BothLimited])
 @pytest.mark.parametrize("program", [1, 300])
-def test_what_is_concluded_of_a_part_is_what_is_concluded_of_the_whole(program: int) -> None:
+def test_what_is_concluded_of_a_part_is_what_is_concluded_of_the_whole(
+    program: int, world: type[Both]
+) -> None:
     with patch.object(worlds, "begin", _begin), patch.object(loop, "PROGRAM", program):
         run_state_machine_as_test(
-            Both, settings=settings(max_examples=25, stateful_step_count=40, deadline=None)
+            world, settings=settings(max_examples=25, stateful_step_count=40, deadline=None)
         )

@@ -16,6 +16,7 @@ from anycast.core.state import State
 from anycast.core.step import begin, step
 from anycast.core.values.configuration import Config, Role, Vip
 from anycast.core.values.report import ATTRIBUTES
+from anycast.core.values.route import Origin
 from tests.property import test_step as worlds
 
 
@@ -40,8 +41,10 @@ class Twins(worlds.World):
         assert list(Twins.twin.lease.routes or ()) == list(self.state.lease.routes or ())
         if Twins.twin.lease.routes and self.state.lease.routes:
             for prefix, route in Twins.twin.lease.routes.items():
-                assert len(route.as_path) == 1 + BACKUP_PREPEND
-                assert replace(route, as_path=()) == self.state.lease.routes[prefix]
+                usual = self.state.lease.routes[prefix]
+                assert len(route.as_path) == (len(usual.as_path) or 1) + BACKUP_PREPEND
+                assert replace(route, as_path=usual.as_path, origin=usual.origin) == usual
+                assert route.origin == (usual.origin and Origin.INCOMPLETE), "of a last resort alone"
 
 
 def backup(config: Config) -> Config:

@@ -18,9 +18,19 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from anycast.core import events as ev
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.desired import EXPIRE_AGAIN
-from anycast.core.dataplane.ipvs import Connections, Key, MarkKey, RemoveService, ServiceEntry, ServiceKey
+from anycast.core.dataplane.ipvs import (
+    Connections,
+    DestinationKey,
+    Key,
+    MarkKey,
+    RemoveService,
+    ServiceEntry,
+    ServiceKey,
+)
 from anycast.core.dataplane.kernel import touched
 from anycast.core.dataplane.members import check_of, keys_of, servers_of, service_key
+from anycast.core.dataplane.proof import Proof
+from anycast.core.fleet.values import Document, Peer, VipStanding, VipTold
 from anycast.core.health.phase import Outcome, Phase, Result
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import (
@@ -36,9 +46,20 @@ from anycast.core.maintenance.stages import (
     is_server,
 )
 from anycast.core.owned import NOTHING
-from anycast.core.state import State, health_of, prefix_of
+from anycast.core.state import State, drained_scopes, health_of, prefix_of
 from anycast.core.step import begin, next_wake, step
-from anycast.core.values.configuration import Address, Config, ConnectionSync, Protocol, Target, Timing, Vip
+from anycast.core.values.configuration import (
+    HERE,
+    Address,
+    Config,
+    ConnectionSync,
+    Protocol,
+    Target,
+    Timing,
+    Vip,
+    WhenUnhealthy,
+)
+from anycast.core.values.fleet import Fleet, PeerAt, Velocity
 from anycast.core.values.lease import Lease
 from anycast.core.values.report import Report
 from anycast.core.values.route import GRACEFUL_SHUTDOWN, Prefix
@@ -46,7 +67,7 @@ from anycast.core.vip.decide import Advertise, Reason
 from anycast.core.vip.facts import furthest
 from anycast.core.vip.hold import WINDOW, hold
 from anycast.core.withdrawal import PATIENCE as LEAVE_PATIENCE
-from tests.property.worlds import CONFIGS, after, busied, told
+from tests.property.worlds import CONFIGS, after, busied, staying, told
 
 ROUNDING = 1e-6  # seconds: sums of instants are not exact
 LATE = 1e-6  # seconds after which a wake comes: a real clock's is never on time
@@ -249,7 +270,10 @@ class World(RuleBasedStateMachine):
             drained = GRACEFUL_SHUTDOWN in route.communities
             stages = [furthest(state, scopes).stage for scopes in (NODE_SCOPES, [vip.name])]
             assert OUT.isdisjoint(stages)
-            assert drained == (Stage.DRAINING in stages)
+            last = bool(route.as_path)  # nothing else of these worlds has a longer one
+            assert drained == (Stage.DRAINING in stages or last)
+            if last:
+                self.check_last_resort(vip, prefix.network_address)
             for service in vip.services:
                 checks = [
                     check_of(vip, service, server, address)
@@ -261,6 +285,8 @@ class World(RuleBasedStateMachine):
                     "proven too long ago"
                 )
                 key = service_key(vip_address(prefix), service)
+                if last:
+                    continue
                 if key in state.kept:
                     assert weighed(state, key) >= service.quorum.low, "a route without real servers"
                 else:
@@ -269,11 +295,34 @@ class World(RuleBasedStateMachine):
             needs = [
                 health_of(state, one.check) for one in state.index.requirements if one.vip in {"", vip.name}
             ]
-            assert Phase.DOWN not in [need.phase for need in needs]
+            assert last or Phase.DOWN not in [need.phase for need in needs]
             if prefix not in self.wanted:
-                assert not drained
-                self.check_ready(vip, prefix.network_address)
+                assert not drained or last
+                self.check_ready(vip, prefix.network_address, last=last)
                 assert vip.name in self.held, "announced before the hold was over"
+
+    def check_last_resort(self, vip: Vip, address: Address) -> None:
+        """The node itself is well, somebody gets the clients, and something is lacking that others may lack too."""
+        state = self.state
+        known = state.vips[vip.name]
+        assert vip.when_unhealthy is WhenUnhealthy.LAST_RESORT or known.verdict.limited
+        assert furthest(state, (*NODE_SCOPES, vip.name)).stage is Stage.ACTIVE
+        assert state.proofs[vip.name] is not Proof.FAILED
+        assert known.verdict.reason in {Reason.BELOW_QUORUM, Reason.UNPROVEN}, (
+            "what these worlds require is here"
+        )
+        assert Phase.DOWN not in [
+            health_of(state, one.check).phase for one in state.index.requirements if one.vip in {"", vip.name}
+        ]
+        for service in vip.services:
+            key = service_key(address, service)
+            facts = state.services[state.index.services[key].facts]
+            assert weighed(state, key) or facts.undecided, "clients reach nobody"
+        drained = set(state.maintenance)
+        for key in keys_of(vip, address):
+            for member in state.index.services[key].membership.members:
+                (there,) = [d for d in state.desired.table[key].destinations if d.key == member.up.key]
+                assert not there.weight or member.scope not in drained
 
     def note_names(self, before: State) -> None:
         """A VIP under a new name is as far as it was under the old one."""
@@ -292,7 +341,7 @@ class World(RuleBasedStateMachine):
         self.held &= self.state.vips.keys()
         self.unwell = {name: self.unwell.get(name, self.now) for name in self.state.vips}
         for name, known in self.state.vips.items():
-            if known.verdict.reason in UNWELL:
+            if known.verdict.reason in UNWELL and not known.verdict.is_last_resort:
                 self.unwell[name] = self.now
             if self.now >= self.unwell[name] + needed - 1e-9:
                 self.held.add(name)
@@ -330,8 +379,11 @@ class World(RuleBasedStateMachine):
         assert len(logs) == len(gone), "told once"
         assert after.maintenance.keys() == self.said.keys(), "nothing comes back or is lost"
 
-    def check_ready(self, vip: Vip, address: Address) -> None:
-        """A route that comes up: the kernel, as last read, serves it with its quorum of usable servers."""
+    def check_ready(self, vip: Vip, address: Address, *, last: bool) -> None:
+        """A route that comes up: the kernel, as last read, serves it with its quorum of usable servers.
+
+        As the last resort with any.
+        """
         assert self.state.kernel.error is None
         snapshot = self.state.kernel.snapshot
         assert snapshot is not None
@@ -342,7 +394,7 @@ class World(RuleBasedStateMachine):
         for service in vip.services:
             entry = snapshot.table[service_key(address, service)]
             usable = [d for d in entry.destinations if d.weight > 0]
-            assert len(usable) >= service.quorum.high
+            assert len(usable) >= (1 if last else service.quorum.high)
 
     def check_program(self, program: ev.ProgramKernel) -> None:
         for op in program.ops:
@@ -867,3 +919,141 @@ class World(RuleBasedStateMachine):
 
 World.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
 test_the_core_keeps_its_invariants = pytest.mark.timeout(400)(World.TestCase)
+
+
+class Staying(World):
+    """The same world with VIPs that stay on as the last resort."""
+
+    @precondition(lambda self: not self.stopping and not self.exited)
+    @rule(all_of_them=st.booleans())
+    def stay_on(self, *, all_of_them: bool) -> None:
+        first, *others = self.config.vips
+        vips = (staying(first), *(map(staying, others) if all_of_them else others))
+        self.reconfigure(replace(self.config, vips=vips))
+
+    @precondition(lambda self: not self.stopping and self.state.resorts)
+    @rule(data=st.data())
+    def one_comes_back_first(self, data: st.DataObject) -> None:
+        """Nobody who has clients loses them before the others have been asked again."""
+        had = {key: self.clients(key) for key in self.state.resorts}
+        one = data.draw(st.sampled_from(sorted(self.state.targets, key=str)))
+        for _ in range(2):
+            self.probe([one], Outcome.OK)
+        self.time_passes(0.5)
+        drained = drained_scopes(self.state)
+        for key, until in self.state.resorts.items():
+            members = self.state.index.services[key].membership.members
+            gone = {member.up.key for member in members if member.scope in drained}
+            assert had.get(key, set()) - gone <= self.clients(key), key
+            assert until > self.now
+
+    def clients(self, key: Key) -> set[DestinationKey]:
+        entry = self.state.desired.table.get(key)
+        return {one.key for one in entry.destinations if one.weight} if entry is not None else set()
+
+    @precondition(lambda self: self.is_announced_and_well())
+    @rule(outcome=st.sampled_from([Outcome.FAIL, Outcome.UNKNOWN]))
+    def every_server_fails(self, outcome: Outcome) -> None:
+        """What stays on as the last resort is announced all the time, and all of its servers have clients in the end."""
+        stay = [vip for vip in self.config.vips if vip.when_unhealthy is WhenUnhealthy.LAST_RESORT]
+        prefixes = {prefix_of(address) for vip in stay for address in vip.addresses}
+        for _ in range(6):
+            self.probe(sorted((one for one in self.state.targets if one.address != HERE), key=str), outcome)
+            assert prefixes <= set(self.wanted)
+            for _ in range(4):  # a kernel that is not read in time is another matter
+                while self.pending is not None:
+                    self.kernel_answers(1.0)
+                self.time_passes(0.5)
+            assert prefixes <= set(self.wanted)
+        if not self.stopping:
+            last = {prefix for prefix, drained in self.wanted.items() if drained}
+            assert prefixes == last or (prefixes <= last and self.config.fleet is not None)
+        for vip in stay:
+            for key in (key for address in vip.addresses for key in keys_of(vip, address)):
+                members = self.state.index.services[key].membership.members
+                assert weighed(self.state, key) >= sum(member.in_use for member in members)
+
+
+Staying.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+test_a_last_resort_keeps_them_too = pytest.mark.timeout(400)(Staying.TestCase)
+
+
+class Limited(Staying):
+    """With a limit of the fleet, and others that say anything."""
+
+    @precondition(lambda self: not self.stopping and not self.exited)
+    @rule(nodes=st.integers(1, 2))
+    def limit(self, nodes: int) -> None:
+        peers = tuple(PeerAt(name=name, host=name) for name in ("lb2", "lb3"))
+        fleet = Fleet(velocity=Velocity(nodes=nodes), peers=peers)
+        self.reconfigure(replace(self.config, fleet=fleet))
+
+    @rule(
+        names=st.sets(st.sampled_from(["lb2", "lb3"]), min_size=1),
+        standing=st.sampled_from([VipStanding.ANNOUNCED, *VipStanding]),
+    )
+    def others_say(self, names: set[str], standing: VipStanding) -> None:
+        told = VipTold(standing=standing, reason="below_quorum")
+        vips = dict.fromkeys(self.state.vips, told)
+        self.send(
+            ev.FleetHeard(
+                peers={
+                    name: Peer(
+                        name=name, document=Document(node=name, version="1", vips=vips), heard=self.now
+                    )
+                    for name in sorted(names)
+                }
+            )
+        )
+
+    @precondition(lambda self: self.is_announced_and_well())
+    @rule(standing=st.sampled_from(VipStanding), outcome=st.sampled_from([Outcome.FAIL, Outcome.UNKNOWN]))
+    def every_server_fails_under_the_limit(self, standing: VipStanding, outcome: Outcome) -> None:
+        """It is taken back where another node is well, and nowhere else, unless it stays by itself."""
+        self.limit(nodes=1)
+        self.settle()
+        everything = set(self.wanted)
+        for _ in range(40):
+            self.others_say({"lb2", "lb3"}, standing)
+            self.probe(sorted((one for one in self.state.targets if one.address != HERE), key=str), outcome)
+            while self.pending is not None:
+                self.kernel_answers(1.0)
+            self.time_passes(0.5)
+        stay = {
+            prefix_of(address)
+            for vip in self.config.vips
+            if standing is not VipStanding.ANNOUNCED or vip.when_unhealthy is WhenUnhealthy.LAST_RESORT
+            for address in vip.addresses
+        }
+        assert self.wanted == dict.fromkeys(stay & everything, True)
+
+    def send(self, event: ev.Event) -> None:
+        before = self.state
+        super().send(event)
+        fleet = self.state.config.fleet
+        if fleet is None or before.config.fleet != fleet:
+            return
+        for name, known in self.state.vips.items():
+            was = before.vips.get(name)
+            if was is None or known.verdict.advertise is not Advertise.NO:
+                continue
+            gone = was.life.is_advertised and known.verdict.reason in {Reason.BELOW_QUORUM, Reason.UNPROVEN}
+            needs = (one.check for one in self.state.index.requirements if one.vip in {"", name})
+            well = all(health_of(self.state, check).is_up for check in needs)  # they look into the node
+            if not (gone and well and all(map(self.has_somebody, self.state.index.vips[name].facts))):
+                continue
+            assert was.verdict.limited, "it is the last resort first"
+            assert any(
+                peer.document is not None
+                and peer.document.vips[name].standing is VipStanding.ANNOUNCED
+                and (peer.heard or 0.0) > was.since
+                for peer in self.state.fleet.peers.values()
+            ), "nobody else announces it"
+
+    def has_somebody(self, key: Key) -> bool:
+        facts = self.state.services[key]
+        return facts.serving + facts.spare + facts.undecided > 0
+
+
+Limited.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+test_a_limit_of_the_fleet_keeps_them_too = pytest.mark.timeout(400)(Limited.TestCase)

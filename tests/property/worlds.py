@@ -35,6 +35,7 @@ from anycast.core.values.configuration import (
     Service,
     TcpCheck,
     Vip,
+    WhenUnhealthy,
 )
 
 T = TypeVar("T")
@@ -130,6 +131,10 @@ def otherwise(one: Vip, *, check: Check = CHECK, port: int | None = None, **serv
             for each in one.services
         ),
     )
+
+
+def staying(one: Vip) -> Vip:
+    return replace(one, when_unhealthy=WhenUnhealthy.LAST_RESORT)
 
 
 HTTP = Check(kind=HttpCheck(tls=False), rise=1, fall=2)

@@ -50,6 +50,9 @@ class Fleet(Assembler):
             self._velocity(written.velocity),
             self._built((*HERE, "capacity"), written.capacity, Capacity),
         )
+        if velocity is not None and written.view is FleetView.NONE:
+            what, do = "nobody is asked, so nothing is limited", "write view: peers or etcd, or remove it"
+            self.warned.append(((*HERE, "velocity"), what, do))
         self._alone(written, own)
         self._guards(written)
         if written.view is FleetView.PEERS:

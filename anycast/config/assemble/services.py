@@ -141,6 +141,7 @@ class Vips(Assembler):
             local_preference=vip.local_preference,
             origin=vip.origin,
             require=require,
+            when_unhealthy=vip.when_unhealthy,
         )
 
     def _routes(self, path: Path, vip: schema.Vip, addresses: Sequence[tuple[Path, Address]]) -> None:

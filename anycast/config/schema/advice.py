@@ -96,6 +96,7 @@ tunnel: {type: gue, port: 6080}""",
     ("as_path_prepend",): "as_path_prepend: 2",
     ("local_preference",): "local_preference: 50",
     ("role",): "role: backup",
+    ("when_unhealthy",): "when_unhealthy: last_resort",
 }
 
 
@@ -170,6 +171,7 @@ _MEANT: Mapping[str, tuple[str, ...]] = {
     "peer_as": ("remote_as",),
     "peer_asn": ("remote_as",),
     "peers": ("neighbors",),
+    "panic_threshold": ("when_unhealthy",),
     "prepend": ("as_path_prepend",),
     "qname": ("name",),
     "query": ("name",),
@@ -205,6 +207,7 @@ _EXPLAINED: Mapping[str, Advice] = {
         "a maintenance is a command: `anycast maintenance on`; how long a drain takes stands in timing",
         "timing: {drain: 5s, server_drain: 5m}",
     ),
+    "when_unhealthy": Advice(_OF_A_VIP.format("when_unhealthy"), "when_unhealthy: last_resort"),
     "med": Advice(_OF_A_VIP.format("med"), "med: 200"),
     "sorry_server": _NO_BACKUP,
     "token": Advice(

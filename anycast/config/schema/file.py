@@ -28,6 +28,7 @@ from anycast.core.values.configuration import (
     Scheduler,
     SchedulerFlag,
     TunnelType,
+    WhenUnhealthy,
 )
 
 
@@ -660,6 +661,12 @@ class Vip(Serving):
         "The services, where they differ in more than the port."
     )
     require: Require = entry("Checks that must hold for the VIP to be announced.", [])
+    when_unhealthy: Annotated[WhenUnhealthy, choice(list(WhenUnhealthy), WhenUnhealthy)] = entry(
+        "What becomes of the route when too few real servers are usable, or cannot be checked, and this node itself is well. "
+        "last_resort: it stays, worse than that of any healthy node, so that a fault which all nodes see alike takes the VIP "
+        "from nobody; while no server is usable, all that are not drained get clients.",
+        WhenUnhealthy.WITHDRAW,
+    )
 
     ONE_SERVICE: ClassVar[frozenset[str]] = frozenset(Serving.model_fields) | {"servers"}
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from anycast.core import kept, touched
+from anycast.core import kept, resort, touched
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.kernel import Desired, Snapshot
@@ -95,13 +95,15 @@ def _with_desired(before: State, state: State, keys: Iterable[ipvs.Key]) -> Stat
             for one in (before, state):
                 look |= one.leaving[address].keys if address in one.leaving else frozenset()
     table = known.table if isinstance(known.table, PersistentMap) else PersistentMap(known.table)
+    usual = {key: _usual(state, key) for key in look if key in state.index.services}
+    state = resort.moved(before, state, usual)
     if look:
         retiring: dict[ipvs.Key, set[ipvs.DestinationKey]] = {}
         for key, at in state.retiring:
             if key in look:
                 retiring.setdefault(key, set()).add(at)
         leaving = {key for one in state.leaving.values() for key in one.keys}
-        wanted = {key: _wanted(state, key, retiring.get(key), leaving) for key in look}
+        wanted = {key: _wanted(state, key, usual.get(key), retiring.get(key), leaving) for key in look}
         entries = {
             key: entry if (old := table.get(key)) != entry or old is None else old
             for key, entry in wanted.items()
@@ -149,10 +151,14 @@ def _addresses(state: State) -> frozenset[Address]:
 
 
 def _wanted(
-    state: State, key: ipvs.Key, retiring: set[ipvs.DestinationKey] | None, leaving: set[ipvs.Key]
+    state: State,
+    key: ipvs.Key,
+    usual: list[ipvs.Destination] | None,
+    retiring: set[ipvs.DestinationKey] | None,
+    leaving: set[ipvs.Key],
 ) -> ipvs.ServiceEntry | None:
     actual = kernel_table(state).get(key)
-    wanted = _entry(state, key) if key in state.index.services else None
+    wanted = None if usual is None else _entry(state, key, usual)
     if wanted is None and actual is not None and key in state.kept:
         wanted = ipvs.entry(actual.settings, kept.destinations(state, key).values())
     if retiring is not None and actual is not None:
@@ -175,7 +181,13 @@ def _with_retiring(
     return replace(wanted, destinations=destinations)
 
 
-def _entry(state: State, key: ipvs.Key) -> ipvs.ServiceEntry:
+def _entry(state: State, key: ipvs.Key, usual: list[ipvs.Destination]) -> ipvs.ServiceEntry:
+    destinations = resort.with_spare(state, key, usual) if resort.stays_on(state, key) else usual
+    return replace(state.index.services[key].membership.empty, destinations=tuple(destinations))
+
+
+def _usual(state: State, key: ipvs.Key) -> list[ipvs.Destination]:
+    """The real servers of the service, with weights by their health."""
     membership = state.index.services[key].membership
     drained = drained_scopes(state)
     adopted: Mapping[ipvs.DestinationKey, ipvs.Destination] | None = None
@@ -201,7 +213,7 @@ def _entry(state: State, key: ipvs.Key) -> ipvs.ServiceEntry:
         destinations.append(up if usable else member.down)
     if staying:
         destinations = sorted((*destinations, *staying.values()), key=ipvs.canonical)
-    return replace(membership.empty, destinations=tuple(destinations))
+    return destinations
 
 
 def _weighed(table: ipvs.Table, key: ipvs.Key) -> dict[ipvs.DestinationKey, ipvs.Destination]:

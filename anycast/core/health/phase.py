@@ -105,6 +105,12 @@ class Health:
         return self.phase.is_up
 
     @property
+    def is_spare(self) -> bool:
+        """Not usable, and by checks alone: nothing is known that keeps packets from it."""
+        decided = self.phase in (Phase.DOWN, Phase.RISING, Phase.UNPROVEN)
+        return decided and self.fault is not Fault.LINK
+
+    @property
     def unknown(self) -> bool:
         """Whether the last run proved nothing."""
         return self.unknown_since is not None

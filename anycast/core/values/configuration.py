@@ -315,6 +315,13 @@ class Role(StrEnum):
     BACKUP = "backup"
 
 
+class WhenUnhealthy(StrEnum):
+    """What becomes of a VIP's route when checks say that it cannot be served, and the node itself is well."""
+
+    WITHDRAW = "withdraw"
+    LAST_RESORT = "last_resort"  # the route stays, worse than any other
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vip:
     """A virtual IP: one or more addresses that stand and fall together.
@@ -334,6 +341,7 @@ class Vip:
     local_preference: int | None = None
     origin: Origin | None = None
     require: Rule[Leaf] | None = None  # must hold for the VIP to be announced
+    when_unhealthy: WhenUnhealthy = WhenUnhealthy.WITHDRAW
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

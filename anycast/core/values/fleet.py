@@ -123,3 +123,8 @@ class Fleet:
     def asks(self) -> bool:
         """Whether anybody is asked, so that there is a view."""
         return self.view is not FleetView.NONE
+
+    @property
+    def limits(self) -> bool:
+        """Whether routes are kept by a limit of the fleet."""
+        return self.velocity is not None and self.asks

@@ -40,6 +40,7 @@ class Condition(StrEnum):
     MAINTENANCE_ORPHANED = "maintenance_orphaned"
     MAINTENANCE_FILE_UNREADABLE = "maintenance_file_unreadable"
     SERVERS_NOT_REPLACED = "servers_not_replaced"  # the new ones fail, and the old ones go on
+    WITHDRAWALS_LIMITED = "withdrawals_limited"  # the fleet's limit keeps routes that would be taken back
     KERNEL_REFUSES = "kernel_refuses"
     ADDRESSES_CONTESTED = "addresses_contested"  # another program changes them again and again
     KERNEL_UNWATCHED = "kernel_unwatched"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from anycast.core.dataplane.proof import Proof
 from anycast.core.health.phase import Phase
 from anycast.core.maintenance.stages import OUT, Stage
-from anycast.core.values.configuration import Quorum
+from anycast.core.values.configuration import Quorum, WhenUnhealthy
 from anycast.core.vip.lifecycle import Life, Signal
 
 
@@ -35,6 +37,32 @@ class Reason(StrEnum):
     HEALTHY = "healthy"
 
 
+class Blame(StrEnum):
+    """What a reason is about, and so what can keep the route."""
+
+    NODE = "node"  # this node, as it was proven, or what somebody wants: the route goes
+    AROUND = "around"  # what lies around this node: the route goes, as far as `fleet.velocity` lets it
+    SHARED = "shared"  # what every node of the VIP may lose in the same moment: `when_unhealthy: last_resort` keeps it too
+
+
+BLAME: dict[Reason, Blame] = {
+    Reason.STOPPING: Blame.NODE,
+    Reason.NODE_MAINTENANCE: Blame.NODE,
+    Reason.VIP_MAINTENANCE: Blame.NODE,
+    Reason.KERNEL_UNAVAILABLE: Blame.NODE,
+    Reason.STARTING: Blame.NODE,  # nothing is known yet: a route that never stood attracts nobody before it is
+    Reason.KERNEL_DIFFERS: Blame.NODE,
+    Reason.ADDRESS_MISSING: Blame.NODE,
+    # A check that cannot run anywhere, by a mistake in a file or a resolver that is gone, is no fault of the kernel's
+    # data plane. One whose link is down is: its real servers do not count as `spare`.
+    Reason.UNPROVEN: Blame.SHARED,
+    Reason.BELOW_QUORUM: Blame.SHARED,
+    Reason.NODE_CHECK_FAILED: Blame.AROUND,  # NODE of a check that looks into the node: `RequirementFacts.beyond`
+    Reason.VIP_CHECK_FAILED: Blame.SHARED,  # of a check that looks at this node itself: `RequirementFacts.of_node`
+    Reason.HEALTHY: Blame.NODE,  # in nobody's way
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceFacts:
     """One service in one address family: how many of its real servers are in which state. The rest are down or drained.
@@ -42,7 +70,7 @@ class ServiceFacts:
     `unheard`: no run of their check has ended. `untested`: no run has proved anything yet. `unproven`: none has for
     too long. `fault`: why, of the first of the latter two. While real servers that were replaced are kept, `kept` of them
     are usable, and of `kept_unheard` and `kept_untested` it is not known; `idle` of the others are undecided without a
-    weight.
+    weight. `spare`: those that checks alone keep from clients. As the last resort they get them where nobody else is left.
     """
 
     name: str
@@ -54,6 +82,7 @@ class ServiceFacts:
     quorum: Quorum
     fault: str = ""
     idle: int = 0
+    spare: int = 0
     kept: int = 0
     kept_unheard: int = 0
     kept_untested: int = 0
@@ -81,6 +110,8 @@ class RequirementFacts:
     phase: Phase
     unheard: bool = False
     detail: str = ""
+    of_node: bool = True  # it looks at this node, and not at something that others see too
+    beyond: bool = False  # and at nothing in it: at its gateway, its sessions, or things elsewhere
 
     @property
     def untested(self) -> bool:
@@ -103,6 +134,8 @@ class Facts:
     held: str = ""  # why it must be proven for longer yet, in words
     services: tuple[ServiceFacts, ...]
     requirements: tuple[RequirementFacts, ...] = ()  # the node's first
+    when_unhealthy: WhenUnhealthy = WhenUnhealthy.WITHDRAW
+    limited: str = ""  # why the fleet's limit keeps a route that stands, in words
 
     @property
     def proven(self) -> bool:
@@ -110,8 +143,13 @@ class Facts:
 
     @property
     def advertised(self) -> bool:
-        """By the previous verdict."""
+        """By the previous verdict, as the last resort too."""
         return self.life.is_advertised
+
+    @property
+    def whole(self) -> bool:
+        """Advertised by the previous verdict with all that takes: then it takes less to stay so."""
+        return self.life.is_whole
 
     @property
     def unheard(self) -> int:
@@ -121,9 +159,22 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
+    """`limited`: it is announced because the fleet's limit keeps it."""
+
     advertise: Advertise
     reason: Reason
     detail: str = ""
+    limited: bool = False
+
+    @property
+    def is_last_resort(self) -> bool:
+        """Announced for want of better, and not because somebody drains it."""
+        return self.advertise is Advertise.DRAIN and BLAME[self.reason] is not Blame.NODE
+
+
+class _Obstacle(NamedTuple):
+    verdict: Verdict
+    blame: Blame
 
 
 def decide(f: Facts) -> Verdict:
@@ -152,7 +203,7 @@ def signal(f: Facts, verdict: Verdict) -> Signal:
         case Advertise.YES:
             return Signal.ANNOUNCE
         case Advertise.DRAIN:
-            return Signal.DRAIN
+            return Signal.LAST_RESORT if verdict.is_last_resort else Signal.DRAIN
         case Advertise.NO:
             pass
     untested = sum(service.untested for service in f.services) + sum(
@@ -163,30 +214,73 @@ def signal(f: Facts, verdict: Verdict) -> Signal:
         return Signal.PROVE
     # Besides maintenance and the hold after a start.
     obstacle = _obstacle(replace(f, held=""))
-    if obstacle is None:
+    if obstacle is None or obstacle.is_last_resort:
         return Signal.HOLD
     waits = waits or (obstacle.reason is Reason.STARTING and f.proof is not Proof.FAILED)
     return Signal.WAIT if waits else Signal.BREAK
 
 
 def _obstacle(f: Facts) -> Verdict | None:
+    """What is in the way of the VIP, besides maintenance. None: nothing.
+
+    As the last resort it stays as long as nothing is that is this node's own.
+    """
+    obstacles = _obstacles(f)
+    first = next(obstacles, None)
+    limited = f.limited if f.advertised else ""
+    if first is None or (f.when_unhealthy is WhenUnhealthy.WITHDRAW and not limited):
+        return None if first is None else first.verdict
+    found = [first, *obstacles]
+    staying = {Blame.SHARED} if f.when_unhealthy is WhenUnhealthy.LAST_RESORT else set()
+    own = [each.verdict for each in found if each.blame not in staying]
+    stays = replace(first.verdict, advertise=Advertise.DRAIN)
+    if not own:
+        return stays
+    hard = (each.verdict for each in found if each.blame is Blame.NODE)
+    return next(
+        hard, replace(stays, detail=f"{stays.detail}; {limited}", limited=True) if limited else own[0]
+    )
+
+
+def _obstacles(f: Facts) -> Iterator[_Obstacle]:
     if f.kernel_error is not None:
-        return _no(Reason.KERNEL_UNAVAILABLE, f.kernel_error)
+        yield _blamed(_no(Reason.KERNEL_UNAVAILABLE, f.kernel_error))
     if not f.life.is_started and (f.unheard or not f.proven):
         waiting = [f"{f.unheard} checks without a result yet"] if f.unheard else []
-        return _no(Reason.STARTING, "; ".join(waiting + ([] if f.proven else [f.difference])))
+        detail = "; ".join(waiting + ([] if f.proven else [f.difference]))
+        yield _blamed(_no(Reason.STARTING, detail))
     # A route that stands is kept while the kernel is being changed to something new or repaired; one that
     # does not stand is not brought up before the kernel has been read back.
     if f.proof is Proof.FAILED:
-        return _apart(f)
+        yield _blamed(_apart(f))
     if (lack := _lack(f)) is not None:
-        return lack
+        yield _Obstacle(lack, BLAME[lack.reason] if _has_servers(f) else Blame.NODE)
     for requirement in f.requirements:
-        if (unmet := _unmet(requirement, advertised=f.advertised)) is not None:
-            return unmet
+        if (unmet := _unmet(requirement, whole=f.whole)) is not None:
+            yield _Obstacle(unmet, _blame_of(requirement, advertised=f.advertised))
     if not f.proven and not f.advertised:
-        return _apart(f)
-    return _no(Reason.STARTING, f.held) if f.held else None
+        yield _blamed(_apart(f))
+    if f.held:
+        yield _blamed(_no(Reason.STARTING, f.held))
+
+
+def _blamed(verdict: Verdict) -> _Obstacle:
+    return _Obstacle(verdict, BLAME[verdict.reason])
+
+
+def _has_servers(f: Facts) -> bool:
+    """Whether each service has somebody to send clients to, if only as the last resort."""
+    # A server that was only just configured must not take a standing route down.
+    return all(each.serving + each.spare + (each.undecided if f.advertised else 0) for each in f.services)
+
+
+def _blame_of(requirement: RequirementFacts, *, advertised: bool) -> Blame:
+    """What was never decided is not known to be shared: it keeps a route that stands, and brings none up."""
+    if not advertised and requirement.phase is Phase.UNDECIDED:
+        return Blame.NODE
+    if not requirement.of_node:
+        return BLAME[requirement.reason]
+    return Blame.AROUND if requirement.beyond else Blame.NODE
 
 
 def _leaning(f: Facts) -> str:
@@ -210,10 +304,10 @@ def _lack(f: Facts) -> Verdict | None:
         (service, needed)
         for service in f.services
         # Two marks, not one: without the gap a server at the edge would flap the route.
-        for needed in (service.quorum.low if f.advertised else service.quorum.high,)
+        for needed in (service.quorum.low if f.whole else service.quorum.high,)
         # A server that was only just configured must not take a standing route down.
         # Where the old ones go on meanwhile, the new ones need not be counted before they are proven.
-        if (service.possible if f.advertised else service.serving) < needed
+        if (service.possible if f.whole else service.serving) < needed
     ]
     if not lacking:
         return None
@@ -229,11 +323,11 @@ def _unchecked(service: ServiceFacts) -> str:
     return f", {count} cannot be checked ({service.fault})" if count else ""
 
 
-def _unmet(requirement: RequirementFacts, *, advertised: bool) -> Verdict | None:
+def _unmet(requirement: RequirementFacts, *, whole: bool) -> Verdict | None:
     match requirement.phase:
         case Phase.UP | Phase.FALLING:
             return None
-        case Phase.UNDECIDED if advertised:
+        case Phase.UNDECIDED if whole:
             return None  # as with servers: what was only just configured does not take a standing route down
         case Phase.UNPROVEN | Phase.UNDECIDED if not requirement.unheard:
             return _no(Reason.UNPROVEN, requirement.detail)

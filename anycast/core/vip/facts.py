@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from anycast.core import kept
+from anycast.core import kept, limited
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.proof import Proof
 from anycast.core.health.aim import targets_of
@@ -40,6 +40,8 @@ def facts(state: State, vip: Vip, now: float) -> Facts:
             _requirement_facts(state, each)
             for each in (*state.index.node_requirements, *state.index.vips[vip.name].requirements)
         ),
+        when_unhealthy=vip.when_unhealthy,
+        limited=limited.reason(state, vip.name),
     )
 
 
@@ -103,6 +105,8 @@ def _requirement_facts(state: State, requirement: Requirement) -> RequirementFac
         phase=health.phase,
         unheard=health.unheard,
         detail=f"{about}{health.detail}" if health.detail else "",
+        of_node=requirement.of_node(state.index.addresses),
+        beyond=requirement.beyond(state.index.addresses),
     )
 
 
@@ -132,7 +136,7 @@ def shared_facts(state: State, now: float) -> tuple[object, ...]:
 
 
 def service_facts(state: State, key: ipvs.Key, service: IndexedService) -> ServiceFacts:
-    usable = unheard = untested = unproven = total = idle = 0
+    usable = unheard = untested = unproven = total = idle = spare = 0
     fault = ""
     replacing = bool(state.kept) and any(each in state.kept for each in service.alike)
     taking = in_use(state.kernel.adopted, key) - kept.places(state, key) if replacing else None
@@ -149,6 +153,7 @@ def service_facts(state: State, key: ipvs.Key, service: IndexedService) -> Servi
             usable += 1
             continue
         usable += phase.is_up
+        spare += health.is_spare
         if phase is Phase.UNDECIDED or phase is Phase.UNPROVEN:
             unheard += health.unheard
             untested += phase is Phase.UNDECIDED and health.unknown
@@ -167,6 +172,7 @@ def service_facts(state: State, key: ipvs.Key, service: IndexedService) -> Servi
         quorum=service.service.quorum,
         fault=fault,
         idle=idle,
+        spare=spare,
         kept=of_kept.up,
         kept_unheard=of_kept.unheard,
         kept_untested=of_kept.untested,

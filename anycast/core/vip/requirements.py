@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from anycast.core.health.aim import aimed
-from anycast.core.values.configuration import Aimed, Config, Vip
+from anycast.core.health.compose import leaves
+from anycast.core.values.checks import BgpSession, GatewayCheck
+from anycast.core.values.configuration import HERE, Address, Aimed, Config, Rule, Target, Vip
 from anycast.core.vip.decide import Reason
 
 
@@ -22,6 +25,31 @@ class Requirement:
     @property
     def scope(self) -> str:
         return " ".join(word for word in ("vip" if self.vip else "node", self.vip, self.service) if word)
+
+    def of_node(self, addresses: AbstractSet[Address]) -> bool:
+        """Whether it looks at this node, with a part of it at least. `addresses`: of the node's VIPs.
+
+        A command without an address may look at anything.
+        """
+        return not self.vip or any(
+            isinstance(leaf, BgpSession) or _is_here(leaf, addresses) for leaf in self._leaves()
+        )
+
+    def beyond(self, addresses: AbstractSet[Address]) -> bool:
+        """Whether it looks at nothing in this node, but at its gateway, its sessions or things elsewhere."""
+        return all(
+            isinstance(leaf, BgpSession)
+            or isinstance(leaf.check.kind, GatewayCheck)
+            or not _is_here(leaf, addresses)
+            for leaf in self._leaves()
+        )
+
+    def _leaves(self) -> Iterable[Target | BgpSession]:
+        return leaves(self.check) if isinstance(self.check, Rule) else (self.check,)
+
+
+def _is_here(target: Target, addresses: AbstractSet[Address]) -> bool:
+    return target.address == HERE or target.address.is_loopback or target.address in addresses
 
 
 def requirements(config: Config) -> tuple[Requirement, ...]:

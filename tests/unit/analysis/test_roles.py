@@ -22,7 +22,15 @@ def warned(vip: str, remote_as: int = 65000) -> list[str]:
 
 @pytest.mark.parametrize("remote_as", [65000, 65001])
 @pytest.mark.parametrize(
-    "vip", ["", ", role: primary", ", role: backup", ", role: backup, med: 7", ", med: 7"]
+    "vip",
+    [
+        "",
+        ", when_unhealthy: last_resort",
+        ", role: primary",
+        ", role: backup",
+        ", role: backup, med: 7",
+        ", med: 7",
+    ],
 )
 def test_what_is_usual_is_not_warned_of(vip: str, remote_as: int) -> None:
     """Which role the other nodes have is not known, so nothing is said of it."""
@@ -35,6 +43,18 @@ def test_what_is_usual_is_not_warned_of(vip: str, remote_as: int) -> None:
         (", local_preference: 50", 65000, "local_preference", "no router is of this node's own AS"),
         (", as_path_prepend: 2", 65001, "as_path_prepend", "would be a loop: nothing is prepended"),
         (", role: backup, local_preference: 100", 65001, "local_preference", "the higher one is preferred"),
+        (
+            ", when_unhealthy: last_resort, as_path_prepend: 4",
+            65000,
+            "as_path_prepend",
+            "prefers it to this node while it is healthy (write less than 4)",
+        ),
+        (
+            ", when_unhealthy: last_resort, check: {type: tcp, fall: 1}",
+            65000,
+            "when_unhealthy",
+            "lose their clients one after the other (write fall: 2 or more",
+        ),
         (", role: backup, communities: [graceful-shutdown]", 65000, "communities", "a primary that drains"),
     ],
 )

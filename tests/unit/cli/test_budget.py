@@ -38,6 +38,18 @@ def test_what_this_node_is_a_backup_for_is_said(capsys: pytest.CaptureFixture[st
     assert json.loads(capsys.readouterr().out)["backups"] == ["mail"]
 
 
+def test_which_vips_stay_on_as_the_last_resort_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "anycast.yaml"
+    text = (FULL.parent / "primary-backup.yaml").read_text()
+    file.write_text(text.replace("role: backup", "when_unhealthy: last_resort  #", 1))
+    assert main(["budget", "--config", str(file)]) == 0
+    assert "\nlast resort here: mail: where the real servers" in capsys.readouterr().out
+    assert main(["budget", "--config", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["last_resorts"] == ["mail"]
+
+
 def test_a_limit_that_is_exceeded_is_a_negative_answer(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--max", "20s") == 0
     assert run("--max", "2500ms") == 1

@@ -56,6 +56,7 @@ OF_VIP = [
     "as_path_prepend",
     "local_preference",
     "role",
+    "when_unhealthy",
     "require",
 ]
 

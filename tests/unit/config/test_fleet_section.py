@@ -208,6 +208,10 @@ def test_what_does_not_go_together_is_told_with_what_to_do(text: str, told: str)
             f"{NODES}{BGP}fleet: {{token_file: /t, {TLS}, etcd: 'http://10.0.0.1:2379'}}\n",
             "fleet.etcd: etcd is not asked",
         ),
+        (
+            f"{NODES}{BGP}fleet: {{view: none, velocity: 1}}\n",
+            "fleet.velocity: nobody is asked, so nothing is limited",
+        ),
     ],
 )
 def test_what_is_rarely_meant_is_warned_of(text: str, told: str) -> None:

@@ -376,6 +376,31 @@ VALUES = [
         "f:23:23: vips.one.local_preference: 4294967296 is not a local preference",
     ),
     ("port: 53", "port: 53\n    origin: ebgp", "f:23:13: vips.one.origin: 'ebgp' is not a choice here"),
+    (
+        "port: 53",
+        "port: 53\n    when_unhealthy: keep",
+        "f:23:21: vips.one.when_unhealthy: 'keep' is not a choice here (write withdraw or last_resort)",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    when_unhealthy: lastresort",
+        "f:23:21: vips.one.when_unhealthy: 'lastresort' is not a choice here (did you mean last_resort?",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    when_unhealthy: yes",
+        "f:23:21: vips.one.when_unhealthy: 'yes' is not a choice here",
+    ),
+    (
+        "port: 53",
+        "services: [{port: 53, when_unhealthy: last_resort}]",
+        "f:22:27: vips.one.services[0].when_unhealthy: there is no such key (a route belongs to the VIP",
+    ),
+    (
+        "port: 53",
+        "port: 53\n    panic_threshold: 50",
+        "f:23:5: vips.one.panic_threshold: there is no such key (did you mean when_unhealthy?)",
+    ),
     ("port: 53", "port: 53\n    role: backups", "f:23:11: vips.one.role: 'backups' is not a choice here"),
     (
         "port: 53",

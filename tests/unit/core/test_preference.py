@@ -16,6 +16,8 @@ from anycast.core.preference import (
     BACKUP_LOCAL_PREFERENCE,
     BACKUP_MED,
     BACKUP_PREPEND,
+    LAST_RESORT_PREPEND,
+    USUAL_LOCAL_PREFERENCE,
     Routers,
     needs,
     needs_attributes,
@@ -24,7 +26,7 @@ from anycast.core.preference import (
     spelt,
 )
 from anycast.core.preference import sent as sent_to
-from anycast.core.values.configuration import Bgp, Export, Neighbor, Role, Vip
+from anycast.core.values.configuration import Bgp, Export, Neighbor, Role, Vip, WhenUnhealthy
 from anycast.core.values.report import ATTRIBUTES
 from anycast.core.values.route import (
     GRACEFUL_SHUTDOWN,
@@ -116,6 +118,66 @@ def test_a_draining_primary_is_worse_than_a_backup_by_each_thing_that_is_compare
     inside = sent(replace(PRIMARY, local_preference=local), 65001, drain=True)
     assert inside.local_preference == 0
     assert (sent(BACKUP, 65001).local_preference or 0) > 0
+
+
+def last(one: Vip, *remote: int) -> Route:
+    found = Routers(bgp(*(remote or (65000,)))).route(one, PREFIX, drain=True, unwell=True)
+    assert found is not None
+    return found
+
+
+def order(route: Route, *, honoured: bool) -> tuple[int, ...]:
+    """As routers compare: the least is preferred. `honoured`: 65535:0, with a local preference of 0."""
+    preferred = USUAL_LOCAL_PREFERENCE if route.local_preference is None else route.local_preference
+    if honoured and GRACEFUL_SHUTDOWN in route.communities:
+        preferred = 0
+    origin = list(Origin).index(route.origin or Origin.IGP)
+    return -preferred, len(route.as_path) or 1, origin, route.med or 0
+
+
+@given(
+    med=st.none() | st.integers(0, WORST_MED - 1),
+    origin=st.none() | st.sampled_from(Origin),
+    remote=st.sampled_from((65000, 65001)),
+    honoured=st.booleans(),
+)
+def test_a_last_resort_is_behind_whoever_is_healthy_and_a_backups_behind_a_primarys(
+    *, med: int | None, origin: Origin | None, remote: int, honoured: bool
+) -> None:
+    primary, backup = (replace(one, med=med, origin=origin) for one in (PRIMARY, BACKUP))
+    places = [order(sent(primary, remote), honoured=honoured), order(sent(backup, remote), honoured=honoured)]
+    places += [
+        order(last(primary, remote), honoured=honoured),
+        order(last(backup, remote), honoured=honoured),
+    ]
+    assert places == sorted(places)
+    draining = order(sent(primary, remote, drain=True), honoured=honoured)
+    assert draining <= places[2]
+    if origin is None:  # else it may be as bad as can be already
+        assert len({*places, draining}) == 5
+
+
+def test_a_last_resort_may_prepend_more_to_each_router_as_it_is_told() -> None:
+    one = replace(PRIMARY, as_path_prepend=2, communities=("65000:7",))
+    assert len(last(one).as_path) == 1 + 2 + LAST_RESORT_PREPEND
+    assert last(one).communities == ("65000:7", GRACEFUL_SHUTDOWN)
+    whole = Routers(with_exports((Export(vips=("web",), as_path_prepend=5, origin=Origin.INCOMPLETE),), None))
+    route = whole.route(one, PREFIX, drain=True, unwell=True)
+    assert route is not None
+    own, other = (sent_to(route, f"10.2.{n}.254") for n in (0, 1))
+    assert own is not None
+    assert other is not None
+    assert (len(own.as_path), own.origin) == (1 + 5 + LAST_RESORT_PREPEND, Origin.INCOMPLETE)
+    assert (len(other.as_path), other.origin) == (1 + 2 + LAST_RESORT_PREPEND, Origin.EGP)
+
+
+def test_routers_of_both_kinds_are_each_sent_a_last_resort_of_their_own() -> None:
+    whole = last(PRIMARY, 65000, 65001)
+    outside, inside = (sent_to(whole, f"10.2.{n}.254") for n in (0, 1))
+    assert outside is not None
+    assert inside is not None
+    assert (len(outside.as_path), inside.as_path) == (1 + LAST_RESORT_PREPEND, ())
+    assert (inside.local_preference, inside.med) == (0, WORST_MED)
 
 
 def test_attributes_go_along_as_they_are_written() -> None:
@@ -329,6 +391,9 @@ def test_what_a_plugin_must_know_follows_from_the_configuration() -> None:
     assert needs(replace(config, bgp=bgp(65000, 65001), vips=(BACKUP,))) == 3
     assert needs(replace(config, bgp=over_ipv6(extended_next_hop=True))) == ATTRIBUTES
     assert needs(replace(config, bgp=bgp(65000, 65001))) == 1
+    staying = replace(PRIMARY, when_unhealthy=WhenUnhealthy.LAST_RESORT)
+    assert needs(replace(config, vips=(staying,))) == 2
+    assert needs(replace(config, bgp=bgp(65000, 65001), vips=(staying,))) == 3
 
 
 def test_a_reload_of_an_export_changes_the_route_and_takes_away_one_that_nobody_gets() -> None:

@@ -14,6 +14,7 @@ from anycast.core.health.phase import Outcome, Result
 from anycast.core.owned import NOTHING
 from anycast.core.values.checks import HttpCheck, TcpCheck
 from anycast.core.values.configuration import (
+    Address,
     Check,
     Forwarding,
     Protocol,
@@ -68,6 +69,10 @@ def restarted(node: Node, *vips: Vip, **settings: Any) -> Node:
     return Node(*vips, found=node.kernel, left=node.owned or NOTHING, now=node.now, **settings)
 
 
+def server_at(number: int) -> tuple[Address, int]:
+    return server(number).addresses[0], 80
+
+
 def busy(node: Node) -> None:
     node.kernel = busied(node.kernel, lambda one, _: Connections(active=5 * one.weight))
 
@@ -84,6 +89,20 @@ def test_a_swapped_pool_serves_by_the_old_servers_until_the_new_ones_are_proven(
     assert shape(node) == {"4:80": 1, "5:80": 1, "6:80": 1}
     assert node.routes == [route(1)]
     assert [one.fields["servers"] for one in node.events("servers.released")] == [3]
+
+
+def test_another_reload_meanwhile_ends_no_connection_of_those_that_retire() -> None:
+    node = up()
+    busy(node)
+    node.checks(Outcome.FAIL, 2)
+    new = vip(servers=(4, 5, 6))
+    node.reload(new)
+    retiring = node.state.retiring
+    assert [at for _, at in retiring] == [server_at(2)], "it had no clients, so it is not kept"
+    for _ in range(2):
+        node.reload(new)
+        assert shape(node) == {"1:80": 1, "2:80": 0, "3:80": 1, "4:80": 0, "5:80": 0, "6:80": 0}
+        assert node.state.retiring == retiring
 
 
 def test_the_old_ones_lose_their_weight_only_after_the_new_ones_have_been_read_back_with_theirs() -> None:
