@@ -81,13 +81,14 @@ lab: setup ## leave the lab running; it prints what to try, and the nodes' pages
 lab-down: $(STAMP) ## end the lab; no trace is left but its logs in build/lab
 	@$(BIN)/python -m lab down
 
-# Three at a time on two processors, the longest first: those with real daemons or a lab wait for half of their time. A
-# kernel of the lab keeps to one processor, the last that it may have: the two that run here get one each.
+# All but one at once, on two processors too, the longest first: those with real daemons wait for most of their time, and
+# what only computes fills it. A kernel of the lab keeps to one processor, the last that it may have: the two that run
+# here get one each.
 # ANYCAST_LONG=1: also what takes long and is near to something that is here.
 test: setup ## everything: lint, types, import rules, unit, property, contract, e2e
 	@./lab/install routers
 	@./lab/install browser
-	@$(MAKE) --no-print-directory --jobs 3 --output-sync=line e2e-site unit lint e2e-ipvs contract test-lowest
+	@$(MAKE) --no-print-directory --jobs 6 --output-sync=line e2e-site unit contract-sessions contract-rest e2e-ipvs lint test-lowest
 
 lint: $(STAMP) ## ruff, mypy --strict, import rules
 	@$(BIN)/ruff check
@@ -101,8 +102,18 @@ unit: $(STAMP) ## unit and property tests, no root needed
 contract: setup ## against the real ExaBGP, FRR, BIRD, GoBGP, OpenBGPD and Chromium on this machine
 	@./lab/install routers
 	@./lab/install browser
-	@$(APART) $(BIN)/python -m pytest tests/contract -m 'not lab' --ignore tests/contract/test_lab.py
-	@$(BIN)/python -m pytest tests/contract/test_lab.py
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line contract-sessions contract-rest
+
+# In two halves, for they wait: for leases, hold times and daemons.
+SESSIONS := $(patsubst %,tests/contract/test_%.py,view preference kernel_table exabgp_faults sessions)
+OUTSIDE := tests/contract/test_lab.py
+.PHONY: contract-sessions contract-rest
+contract-sessions: setup
+	@$(APART) $(BIN)/python -m pytest $(SESSIONS)
+
+contract-rest: setup
+	@$(APART) $(BIN)/python -m pytest $(addprefix --ignore ,$(SESSIONS) $(OUTSIDE)) tests/contract -m 'not lab'
+	@$(BIN)/python -m pytest $(OUTSIDE)
 
 # Whatever becomes of a run, its daemons end with it. Not around the lab, which looks at the processes of the machine.
 APART := $(if $(filter 0,$(shell id -u)),unshare --mount --pid --fork --kill-child --mount-proc sh -c '"$$0" "$$@"; exit $$?')
@@ -137,10 +148,10 @@ e2e: setup ## in the lab's kernel: IPVS contract and end to end
 	@$(BIN)/python -m lab run -- $(BIN)/python -m pytest tests/contract tests/e2e -m lab
 
 # In two labs, for `make test`. What builds a site of its own is with IPVS, where there is none to build besides. The other
-# contract tests are not even read there, which takes long. One file that shares a site comes last there, so that both labs
+# contract tests are not even read there, which takes long. Some files that share a site come last there, so that both labs
 # take about as long.
 ALONE := tests/e2e/test_site.py tests/e2e/test_chaos.py
-LAST := tests/e2e/test_processes.py
+LAST := $(patsubst %,tests/e2e/test_%.py,processes replaced replaced_forms)
 IPVS = $(shell grep --files-with-matches 'mark\.lab' tests/contract/test_*.py)
 .PHONY: e2e-site e2e-ipvs
 e2e-site: setup
@@ -150,9 +161,11 @@ e2e-ipvs: setup
 	@$$(taskset --cpu-list 0 true 2>/dev/null && echo taskset --cpu-list 0) $(BIN)/python -m lab run -- $(BIN)/python -m pytest $(ALONE) $(IPVS) $(LAST) -m lab
 
 # What uses no library (the import rules say so), or is not the product.
-NO_LIBRARY := __init__.py __pycache__ analysis core lab packaging plugin test_lease.py test_no_hang.py test_sealed.py
-# What uses none that another test does not: an agent is started, and asked everything, by test_secrets.py.
-ENOUGH := config/test_hostile.py agent/test_main.py agent/test_start.py
+NO_LIBRARY := __init__.py __pycache__ analysis announcer core kernel lab packaging plugin test_lease.py test_no_hang.py test_sealed.py
+# What uses none that another test does not, and takes long: an agent is started, and asked everything, by test_secrets.py,
+# files are read by test_load.py and others, and documents are served by test_http.py.
+ENOUGH := $(patsubst %,agent/test_%.py,checker control engine feed its_end leases main maintenance_file planning recording reloading start) \
+	$(patsubst %,cli/test_%.py,exits maintenance node overview) config/test_apart.py config/test_hostile.py ops/test_documents.py
 test-lowest: system ## unit tests with the lowest versions of the libraries that pyproject.toml allows
 	@mkdir -p build
 	@$(PYTHON) -c 'import re, tomllib; print(*(re.sub(">=([^,]+).*", r"==\1", d) for p in [tomllib.load(open("pyproject.toml", "rb"))["project"]] for d in sum(p["optional-dependencies"].values(), p["dependencies"])), sep="\n")' > build/lowest.txt

@@ -163,7 +163,7 @@ def checkout() -> Path:
 
 def program_environment() -> dict[str, str]:
     """The environment of this checkout's programs, wherever they are started."""
-    return {**os.environ, "PYTHONPATH": str(checkout())}
+    return {**os.environ, "PYTHONPATH": f"{checkout() / 'lab' / 'bare'}:{checkout()}"}
 
 
 def node_environment(node: str) -> dict[str, str]:

@@ -57,6 +57,7 @@ class Lab:
             )
         self.run = Path(RUN)
         self.topology = site or self._standing() or topology()
+        self.interval = 0.5  # seconds between the questions of each connection of a load
         self._routes: RouteWatch | None = None
 
     def _standing(self) -> Topology | None:
@@ -354,14 +355,18 @@ class Lab:
         self,
         connections: int = 600,
         *,
-        interval: float = 0.5,
+        interval: float | None = None,
         probes: float = 0.0,
         deadline: float = DEADLINE,
         ready_timeout: float = 30.0,
     ) -> Load:
         """Starts the load in the client's namespace and waits until every connection has had an answer."""
         return Load(
-            connections, interval=interval, probes=probes, deadline=deadline, ready_timeout=ready_timeout
+            connections,
+            interval=interval or self.interval,
+            probes=probes,
+            deadline=deadline,
+            ready_timeout=ready_timeout,
         )
 
 

@@ -10,9 +10,10 @@ import ctypes
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from queue import SimpleQueue
 
 from lab import netns, private
 from lab.machine import LabError
@@ -20,7 +21,6 @@ from lab.machine import LabError
 PLACES = Path("/run/places")
 OWN = ("/etc", "/var", "/root")
 _CLONE_NEWNS = 0x00020000
-_MADE = b"."
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -63,41 +63,38 @@ def make(node: str, shared: Mapping[str, Path], links: Mapping[str, Path]) -> No
 
 def _make(home: Path, processors: set[int], set_up: Callable[[], None]) -> str:
     """What went wrong in the new namespace; empty: nothing. Raises OSError: it cannot be held."""
-    ready, tell = os.pipe()
-    go, held = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(ready)
-        os.close(held)
-        _child(processors, set_up, tell, go)
-    os.close(tell)
-    os.close(go)
+    told, go = SimpleQueue[int | str](), SimpleQueue[bool]()
+    # A thread, not a fork: for a large process that is dear in the lab's kernel.
+    thread = threading.Thread(target=_thread, args=(processors, set_up, told, go))
+    thread.start()
     try:
-        with open(ready, "rb", buffering=0) as answer:
-            if (first := answer.read(1)) != _MADE:
-                return (first + answer.read()).decode("utf-8", "replace")
-            private.bind(f"/proc/{child}/ns/mnt", home / "namespace")
-            os.write(held, b".")
-            return answer.read().decode("utf-8", "replace")
+        first = told.get()
+        if isinstance(first, str):
+            return first
+        private.bind(f"/proc/self/task/{first}/ns/mnt", home / "namespace")
+        go.put(True)
+        return str(told.get())
     finally:
-        os.close(held)
-        os.waitpid(child, 0)
+        go.put(False)
+        thread.join()
 
 
-def _child(processors: set[int], set_up: Callable[[], None], tell: int, go: int) -> NoReturn:
-    """Makes a namespace, tells it, and sets it up once it is held. An error is written to `tell`."""
+def _thread(
+    processors: set[int], set_up: Callable[[], None], tell: SimpleQueue[int | str], go: SimpleQueue[bool]
+) -> None:
+    """Makes a namespace, tells its own number, and sets the namespace up once it is held. Tells an error as text."""
     try:
         every = os.sched_getaffinity(0)
         os.sched_setaffinity(0, processors)
         if _libc.unshare(_CLONE_NEWNS) != 0:
             raise OSError(ctypes.get_errno(), "unshare")
         os.sched_setaffinity(0, every)
-        os.write(tell, _MADE)
-        if os.read(go, 1):
+        tell.put(threading.get_native_id())
+        if go.get():
             set_up()
-    except BaseException as error:  # noqa: BLE001  (whatever it is, the parent says it)
-        os.write(tell, str(error).encode() or b"?")
-    os._exit(0)
+            tell.put("")
+    except BaseException as error:  # noqa: BLE001  (whatever it is, who waits says it)
+        tell.put(str(error) or "?")
 
 
 def _set_up(node: str, home: Path, shared: Mapping[str, Path], links: Mapping[str, Path]) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import places
+from lab import launcher, places
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +72,14 @@ class Process:
 def spawn(argv: Sequence[str], *, netns: str, env: Mapping[str, str], log: Path, record: Path) -> Process:
     """Starts `argv` in a session of its own in namespace `netns`; output is appended to `log`."""
     command = [*places.entry(netns), *argv]
-    out = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    pid = os.posix_spawnp(
-        command[0], command, env, setsid=True,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(log), out, 0o644),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ],
-    )  # fmt: skip
+    with open(os.devnull, "rb") as nothing, log.open("ab") as out:
+        streams = {0: nothing.fileno(), 1: out.fileno(), 2: out.fileno()}
+        if starter := launcher.installed():
+            path = shutil.which(command[0]) or command[0]
+            pid = starter.start([path], command, env, descriptors=streams, session=True)
+        else:
+            actions = [(os.POSIX_SPAWN_DUP2, there, own) for own, there in streams.items()]
+            pid = os.posix_spawnp(command[0], command, env, setsid=True, file_actions=actions)
     process = Process.of(pid)
     record.write_text(f"{pid} {process.started}\n")
     return process

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import Phase, settings
 
 from anycast.config import steady
+from lab import launcher
 
 # No shrinking of state machines: it takes minutes, and a sequence of forty rules can be read as it was found.
 # In CI the same examples every time; elsewhere new ones, which is how new faults are found.
@@ -29,6 +30,11 @@ steady.SETTLED = 0.0
 # Programs are interrupted as a terminal does it. A shell's background job ignores that, and so would all it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_sessionstart() -> None:
+    if os.environ.get("ANYCAST_LAB_GUEST") and launcher.is_dear():
+        launcher.install()
 
 
 def pytest_collection_finish() -> None:

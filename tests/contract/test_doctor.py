@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
+import subprocess
 import sys
-import tempfile
-import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 from anycast.cli.main import main
-from anycast.config import load  # noqa: F401 - the forks are to find it, and the next ones
-from anycast.doctor import findings, gather, network  # noqa: F401
 from lab import private
 from tests.contract.namespaces import network_namespace, run, unshare_mounts
 
@@ -57,38 +56,31 @@ def file(tmp_path: Path) -> Path:
 
 
 def doctor(file: Path, *options: str, user: int | None = None) -> tuple[int, dict[str, Any]]:
-    """In a fork, which is spared the seconds that a start of Python takes here. As another user: as it is started."""
+    """In a thread, which is spared the seconds that a start of Python takes here. As another user: as it is started."""
     argv = ["doctor", "--json", "--config", str(file), *options]
-    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
-        if (pid := os.fork()) == 0:
-            _child(argv, user, said.fileno(), complained.fileno())
-        _, status = os.waitpid(pid, 0)
-        for one in (said, complained):
-            one.seek(0)
-        text = said.read().decode()
-        assert text, complained.read().decode()
-    return os.waitstatus_to_exitcode(status), json.loads(text)
+    if user is not None:
+        return _as_user(user, argv)
+    with contextlib.redirect_stdout(io.StringIO()) as said, ThreadPoolExecutor(1) as pool:
+        code = pool.submit(_here, argv).result()
+    return code, json.loads(said.getvalue())
 
 
-def _child(argv: list[str], user: int | None, *files: int) -> NoReturn:
-    status = 70
-    try:
-        for number, file in enumerate(files, 1):
-            os.dup2(file, number)
-        # pytest has replaced them.
-        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
-        unshare_mounts()
-        for folder in FOLDERS:
-            private.mount("tmpfs", folder)
-        if user is not None:
-            as_user = ("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups")
-            os.execvp(as_user[0], (*as_user, sys.executable, "-m", "anycast", *argv))  # noqa: S606
-        status = main(argv)
-    except BaseException:  # noqa: BLE001 - nothing of the tests is to go on here
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        os._exit(status)
+def _here(argv: list[str]) -> int:
+    unshare_mounts()  # for this thread alone
+    for folder in FOLDERS:
+        private.mount("tmpfs", folder)
+    return main(argv)
+
+
+def _as_user(user: int, argv: list[str]) -> tuple[int, dict[str, Any]]:
+    mounts = "".join(f"mount -t tmpfs tmpfs {folder} && " for folder in FOLDERS)
+    entry = ["unshare", "--mount", "sh", "-c", f'{mounts} exec "$0" "$@"']
+    as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+    done = subprocess.run(
+        [*entry, *as_user, sys.executable, "-m", "anycast", *argv], capture_output=True, check=False
+    )
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
 
 
 def texts(document: dict[str, Any], code: str) -> list[str]:

@@ -53,6 +53,8 @@ class Site:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
+        # Half as often as in `make chaos`, where waits are measured: 600 connections would take half of the processor.
+        lab.interval = 1.0
         self.original: dict[str, str] = {}
         self.table: Table = {}  # of every node when all is well
         self._read: dict[Path, int] = {}  # bytes of a log before the mark

@@ -13,7 +13,7 @@ from lab.topology import VIP4, VIPS
 from tests.e2e.site import Site, until
 
 pytestmark = pytest.mark.lab
-CONNECTIONS, TIMES = 600, 100 if os.environ.get("ANYCAST_LONG") else 40
+CONNECTIONS, TIMES = 600, 100 if os.environ.get("ANYCAST_LONG") else 20
 
 # Another program: takes an address away, and waits until the kernel announces that it is there again. Seconds of each.
 _TAKES = """

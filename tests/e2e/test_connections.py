@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import statistics
 import time
@@ -17,6 +18,7 @@ from tests.e2e.site import NODES, PATIENCE, Site, until
 
 pytestmark = pytest.mark.lab
 CONNECTIONS = 600
+ROUNDS = 10 if os.environ.get("ANYCAST_LONG") else 4  # on each of three nodes
 
 
 def _tables(site: Site, node: str) -> dict[str, str]:
@@ -71,30 +73,26 @@ echo 1 > /proc/sys/net/ipv4/vs/expire_nodest_conn
 kill -CONT {agent}"""
 
 
-def test_ten_repairs_of_the_order_under_load_break_nothing(site: Site) -> None:
-    for node in NODES:
-        with site.edit(node) as config:
-            config["timing"]["reconcile"] = "200ms"
-        site.reload(node)
+def test_repairs_of_the_order_under_load_break_nothing(site: Site) -> None:
     with site.lab.load(CONNECTIONS) as load:
         load.mark()
         began = time.monotonic()
-        for repair in range(10):
+        counted = 'anycast_kernel_repairs_total{kind="order"}'
+        before = {node: site.metric(node, counted) for node in NODES}
+        for repair in range(ROUNDS):
             server = f"10.9.2.{repair % 3 + 1}:80"
             for node in NODES:
-                before = site.metric(node, 'anycast_kernel_repairs_total{kind="order"}')
                 agent = site.lab.process(node, "agent")
                 assert agent is not None
                 script = _LAST.format(service=f"{VIP4}:80", server=server, agent=agent.pid)
                 site.lab.exec(node, "sh", "-c", script)
-                until(
-                    lambda node=node, before=before: (
-                        site.metric(node, 'anycast_kernel_repairs_total{kind="order"}')  # type: ignore[misc]
-                        > before
-                    ),
-                    f"{node} to repair the order",
-                )
+            for node in NODES:
                 site.holds(node, site.table)
+        for node in NODES:  # dear here, so it is asked for once
+            until(
+                lambda node=node: site.metric(node, counted) >= before[node] + ROUNDS,  # type: ignore[misc]
+                f"{node} to count its repairs",
+            )
         stats = load.wait_answered()
         moved = [event for event in site.lab.watch().events if event.monotonic >= began]
     # With its route elsewhere a connection would meet a table that is being changed on another node.
@@ -162,7 +160,7 @@ def test_quiet_connections_stay_known_to_all_nodes(site: Site, capsys: pytest.Ca
         assert len(flows) == 300
         for node in NODES:
             until(lambda node=node: site.knows(node, flows), f"{node} to know all connections")  # type: ignore[misc]
-        end, shares = time.monotonic() + 60.0, list[float]()
+        end, shares = time.monotonic() + 45.0, list[float]()
         while time.monotonic() < end:
             shares += [len(flows & kernel_view.known(node)) / len(flows) for node in NODES]
             time.sleep(0.2)  # a look is dear here
