@@ -41,8 +41,9 @@ class MemoryKernel:
         *,
         only: Iterable[ipvs.Key] | None = None,
         alike: kernels.Desired | None = None,
+        need: kernels.IpvsNeed = kernels.IpvsNeed.NEEDED,
     ) -> kernels.Snapshot:
-        del only, alike
+        del only, alike, need
         held = self._held
         table = ipvs.persistent(held.table)
         changes: dict[ipvs.Key, ipvs.ServiceEntry] = {}

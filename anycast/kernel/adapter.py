@@ -17,6 +17,7 @@ from anycast.core.dataplane.kernel import (
     Desired,
     ExpireDestinations,
     Failure,
+    IpvsNeed,
     KernelOp,
     RemoveAddress,
     ReorderDestinations,
@@ -30,7 +31,7 @@ from anycast.core.dataplane.kernel import (
 from anycast.core.values.configuration import Address
 from anycast.kernel import addresses, advertised, interface_watch, multicast, sysctl, totals
 from anycast.kernel.errors import KernelUnavailable
-from anycast.kernel.ipvs import Ipvs
+from anycast.kernel.ipvs import NOTHING, Ipvs
 
 # The kernel looks for connections without a real server a jiffy after a removal, in a thread of its own.
 _AT_ONCE = 1024  # operations that are looked at in one turn of the event loop
@@ -59,16 +60,21 @@ class Kernel:
         *,
         only: Iterable[Key] | None = None,
         alike: Desired | None = None,
+        need: IpvsNeed = IpvsNeed.NEEDED,
     ) -> Snapshot:
         """What the kernel holds. What has not changed is the same object as in the reading before.
 
         `only`: of the services these are read, and the others are as last read; everything else is read as always.
         Where there was no reading, or it failed, all are read. `alike`: objects are taken from there where they equal
-        what is read, for the memory. Raises KernelUnavailable: no IPVS, no right to it, interface missing or down, no
-        answer.
+        what is read, for the memory. Where IPVS is not looked at (`need`), nothing is in it. Raises KernelUnavailable: no
+        IPVS where it is needed, no right to it, interface missing or down, no answer.
         """
         # IPVS first: its sysctls are not there before the module is.
-        reading = await self._ipvs.read(only, None if alike is None else alike.table)
+        looked = need is IpvsNeed.NEEDED or (need is IpvsNeed.LEFT and totals.read() is not None)
+        reading = await self._ipvs.read(only, None if alike is None else alike.table) if looked else None
+        if reading is None:
+            self._ipvs.forget()
+            reading = NOTHING
         try:
             known = None if only is None else await self._followed()
             if known is None:
@@ -91,12 +97,12 @@ class Kernel:
             addresses=self._held.addresses,
             plain=self._held.plain,
             sysctls=sysctl.read(wanted_sysctls),
-            timeouts=reading.timeouts,
+            timeouts=reading.timeouts if looked else None,
             sync=reading.sync,
             sync_lost=SyncRole.BACKUP in reading.sync
             and not multicast.is_joined(reading.sync[SyncRole.BACKUP]),
             packets=reading.packets,
-            received=totals.read(),
+            received=totals.read() if looked else None,
             connections=reading.connections,
             traffic=reading.traffic,
         )

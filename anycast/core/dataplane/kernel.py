@@ -58,6 +58,14 @@ def seconds_to_end(connections: int) -> float:
     return WALK + ENDED_IN * min(connections, MOST_ENDED)
 
 
+class IpvsNeed(StrEnum):
+    """Whether a reading looks at IPVS. Asking for it loads its module."""
+
+    NEEDED = "needed"  # the reading fails without it
+    LEFT = "left"  # nothing that is configured needs it; what this node had in it before is to go, if the kernel has it
+    NONE = "none"
+
+
 class SyncRole(StrEnum):
     """The kernel's two daemons. A node of an active fleet runs both."""
 

@@ -309,7 +309,7 @@ def drive(before: State, state: State, now: float) -> Step:
             return _expire(state, kernel, snapshot, lost, now)
     if due:
         kernel = replace(kernel, busy=True)
-        return replace(state, kernel=kernel), [ReadKernel(sysctls=_to_read(state))]
+        return replace(state, kernel=kernel), [ReadKernel(sysctls=_to_read(state), ipvs=_ipvs(state))]
     return (state if kernel is state.kernel else replace(state, kernel=kernel)), []
 
 
@@ -431,7 +431,7 @@ def _program(
         repairs=repairs,
         contests=_contested(kernel.contests, drifted, now),
     )
-    effects: list[Effect] = [ProgramKernel(ops=ops, sysctls=_to_read(state))]
+    effects: list[Effect] = [ProgramKernel(ops=ops, sysctls=_to_read(state), ipvs=_ipvs(state))]
     # What is changed again and again stands as a condition, with how often; it does not fill the log.
     said = drifted and all(_is_contested(kernel.contests, piece) for piece in drifted)
     if not again and not said:
@@ -524,7 +524,7 @@ def _expire(
     }
     effects: list[Effect] = [
         Log(event="server.connections_expired", fields=fields),
-        ProgramKernel(ops=ops, sysctls=_to_read(state)),
+        ProgramKernel(ops=ops, sysctls=_to_read(state), ipvs=_ipvs(state)),
     ]
     recent = {server: at for server, at in state.expired.items() if now < at + EXPIRE_AGAIN}
     return replace(state, kernel=kernel, expired={**recent, **expired}), effects
@@ -546,7 +546,16 @@ def _as_many_as_fit(
     return tuple(one for one in lost if one.service in held), ended
 
 
+def _ipvs(state: State) -> kernels.IpvsNeed:
+    if state.index.needs_ipvs:
+        return kernels.IpvsNeed.NEEDED
+    left = state.owned.services or state.owned.sync
+    return kernels.IpvsNeed.LEFT if left else kernels.IpvsNeed.NONE
+
+
 def _to_read(state: State) -> tuple[str, ...]:
+    if not state.index.needs_ipvs:
+        return ()
     return (*state.index.sysctls, RUN_ESTIMATION, EST_CPULIST)
 
 

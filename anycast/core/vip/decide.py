@@ -32,6 +32,7 @@ class Reason(StrEnum):
     BELOW_QUORUM = "below_quorum"
     NODE_CHECK_FAILED = "node_check_failed"
     VIP_CHECK_FAILED = "vip_check_failed"
+    LOCAL_CHECK_FAILED = "local_check_failed"
     HEALTHY = "healthy"
 
 

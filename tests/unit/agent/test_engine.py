@@ -70,8 +70,9 @@ class FakeKernel:
         *,
         only: Iterable[Key] | None = None,
         alike: kernels.Desired | None = None,
+        need: kernels.IpvsNeed = kernels.IpvsNeed.NEEDED,
     ) -> kernels.Snapshot:
-        del alike
+        del alike, need
         self.readings += 1
         self.asked.append(None if only is None else frozenset(only))
         if self.hanging:
