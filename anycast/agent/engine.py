@@ -16,6 +16,7 @@ from dataclasses import fields as fields_of
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, assert_never
 
 import structlog
@@ -130,6 +131,7 @@ class Kernel(Protocol):
         only: Iterable[Key] | None = None,
         alike: Desired | None = None,
         need: IpvsNeed = IpvsNeed.NEEDED,
+        arriving: Mapping[str, tuple[Address, ...]] = MappingProxyType({}),
     ) -> Snapshot: ...
 
     async def play(self, ops: Sequence[KernelOp]) -> tuple[Failure, ...]: ...
@@ -622,7 +624,11 @@ class Engine:
                         only = touched(effect.ops)
                 self._kernel_is_read = False
                 snapshot = await self._kernel.read(
-                    effect.sysctls, only=only, alike=self._state.desired, need=effect.ipvs
+                    effect.sysctls,
+                    only=only,
+                    alike=self._state.desired,
+                    need=effect.ipvs,
+                    arriving=effect.arriving,
                 )
                 self._kernel_is_read = True
         except TimeoutError:

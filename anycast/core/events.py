@@ -177,6 +177,9 @@ class ReadKernel:
 
     sysctls: tuple[str, ...]
     ipvs: IpvsNeed = IpvsNeed.NEEDED
+    arriving: Mapping[str, tuple[Address, ...]] = field(
+        default_factory=dict
+    )  # whose packets are to be counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +192,7 @@ class ProgramKernel:
     ops: tuple[KernelOp, ...]
     sysctls: tuple[str, ...]
     ipvs: IpvsNeed = IpvsNeed.NEEDED
+    arriving: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -152,6 +152,15 @@ def _privileges(facts: Facts, config: Config | None) -> Iterator[Finding]:
             if facts.root
             else "run it as root; an agent of another user needs `AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW` in its unit",
         )
+    here = [] if config is None else [vip.name for vip in config.vips if vip.local or not vip.services]
+    if here and facts.capabilities is not None and CAP_NET_RAW not in facts.capabilities:
+        yield Finding(
+            severity=Severity.WARNING if facts.root else Severity.INFO,
+            code=Code.NO_NET_RAW,
+            text="this process has no CAP_NET_RAW: packets for what the node itself serves cannot be counted, so a "
+            f"maintenance of {some(here)} waits for timing.quiet_limit instead of the last packet",
+            fix="start the container with `--cap-add NET_RAW`, or leave the agent's unit its `AmbientCapabilities=`",
+        )
     unprivileged = facts.number("net.ipv4.ip_unprivileged_port_start")
     if (
         config is not None

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import errno
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias, assert_never
 
 from anycast.core.dataplane.ipvs import Key, ServiceKey
@@ -30,6 +31,7 @@ from anycast.core.dataplane.kernel import (
 )
 from anycast.core.values.configuration import Address
 from anycast.kernel import addresses, advertised, interface_watch, multicast, sysctl, totals
+from anycast.kernel.arrivals import Arrivals
 from anycast.kernel.errors import KernelUnavailable
 from anycast.kernel.ipvs import NOTHING, Ipvs
 
@@ -49,6 +51,7 @@ class Kernel:
     def __init__(self, interface: str) -> None:
         self._interface = interface
         self._ipvs = Ipvs()
+        self._arrivals = Arrivals()
         self._news = addresses.News(interface)
         self._held = addresses.Held(frozenset())  # as last read
         self._written: dict[Address, None] = {}  # since then
@@ -61,12 +64,14 @@ class Kernel:
         only: Iterable[Key] | None = None,
         alike: Desired | None = None,
         need: IpvsNeed = IpvsNeed.NEEDED,
+        arriving: Mapping[str, tuple[Address, ...]] = MappingProxyType({}),
     ) -> Snapshot:
         """What the kernel holds. What has not changed is the same object as in the reading before.
 
         `only`: of the services these are read, and the others are as last read; everything else is read as always.
         Where there was no reading, or it failed, all are read. `alike`: objects are taken from there where they equal
-        what is read, for the memory. Where IPVS is not looked at (`need`), nothing is in it. Raises KernelUnavailable: no
+        what is read, for the memory. Where IPVS is not looked at (`need`), nothing is in it. `arriving`: sets of addresses for which
+        packets are counted, by name. Raises KernelUnavailable: no
         IPVS where it is needed, no right to it, interface missing or down, no answer.
         """
         # IPVS first: its sysctls are not there before the module is.
@@ -103,6 +108,7 @@ class Kernel:
             and not multicast.is_joined(reading.sync[SyncRole.BACKUP]),
             packets=reading.packets,
             received=totals.read() if looked else None,
+            arrived=self._arrivals.read(arriving),
             connections=reading.connections,
             traffic=reading.traffic,
         )
@@ -161,6 +167,7 @@ class Kernel:
     async def close(self) -> None:
         """Leaves the kernel as it is. A later call opens everything again."""
         self._ipvs.close()
+        self._arrivals.close()
         self._news.close()
 
     async def _expire(self, op: ExpireDestinations) -> tuple[Failure, ...]:

@@ -20,7 +20,7 @@ from anycast.core.hooks import Tally as HookTally
 from anycast.core.in_force import AS_WRITTEN, InForce, trial_left
 from anycast.core.in_force import conditions as of_configuration
 from anycast.core.kept import standing as kept_servers
-from anycast.core.maintenance.progress import packets_per_second, stage_ends, vips_of
+from anycast.core.maintenance.progress import arriving, stage_ends, vip_packets
 from anycast.core.maintenance.stages import (
     FILE,
     NODE,
@@ -744,7 +744,7 @@ def vip_status(
             for prefix in each
         ],
         **_stage(state, vip_progress(state, vip.name), clock),
-        "packets_per_s": _rounded(packets_per_second(state, [vip])),
+        "packets_per_s": _rounded(vip_packets(state, vip)),
         "traffic": _vip_traffic(vip, now, traffic),
         "services": _services(state, vip, clock, view or _Fresh(state, clock, traffic), traffic),
         "local": [
@@ -1119,7 +1119,7 @@ def scope_status(state: State, scope: str, *, now: float, wall: float) -> dict[s
     if not is_server(scope):
         # Of the node the furthest counts: it is out for a command and for a file.
         scopes = NODE_SCOPES if scope == NODE and NODE not in state.progress else (scope,)
-        packets = packets_per_second(state, vips_of(state, scope))
+        packets = arriving(state, scope)
         return {
             **_stage(state, furthest(state, scopes), clock),
             "packets_per_s": _rounded(packets),

@@ -17,7 +17,7 @@ from anycast.core.dataplane.proof import Proof
 from anycast.core.health.aim import targets_of
 from anycast.core.health.phase import Health, Phase
 from anycast.core.maintenance.clocks import Expiry
-from anycast.core.maintenance.progress import packets_per_second, stage_ends, vips_of
+from anycast.core.maintenance.progress import arriving, stage_ends
 from anycast.core.maintenance.stages import FILE, NODE, NODE_SCOPES, STOP, Stage
 from anycast.core.preference import sent, spelt
 from anycast.core.state import ACTIVE, State, VipState, health_of
@@ -478,7 +478,7 @@ def _stage(case: _Case, scope: str) -> str:
         case Stage.WITHDRAWN:
             return f"withdrawn: waits while the routers follow{latest}"
         case Stage.QUIET:
-            packets = packets_per_second(case.state, vips_of(case.state, scope), progress.since)
+            packets = arriving(case.state, scope, progress.since)
             now = "not known yet" if packets is None else f"{packets:.0f} a second now"
             return f"quiet: waits until no more packets arrive ({now}, at most {timing.quiet_rate:g} allowed){latest}"
         case Stage.DOWN:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -117,3 +118,16 @@ def test_the_agent_runs_without_ipvs_places_the_addresses_and_goes_by_the_daemon
         assert agent.ask("/vips/dns/why")["changes"] == why["changes"], "the route was kept"
     agent.is_at("local_check_failed")
     assert agent.ask("/status")["kernel"]["available"]
+
+
+def test_a_drain_ends_when_no_more_packets_come_in_by_a_count_of_its_own(agent: Agent) -> None:
+    agent.is_at("local_check_failed")  # by then the node has the addresses
+    with daemon(VIP, OTHER):
+        agent.is_at("healthy")
+        body = {"scope": "dns", "on": True}
+        assert client.ask(agent.where / "run/control.sock", "POST", "/maintenance", body, timeout=PATIENCE).ok
+        until(lambda: agent.vip()["stage"] == "down" or None, "the end of the drain")
+    lines = map(json.loads, (agent.where / "log").read_text().splitlines())
+    stages = [one for one in lines if one["event"] == "maintenance.stage_changed"]
+    assert [(one["stage"], one["why"]) for one in stages][-1] == ("down", "quiet")
+    assert stages[-1]["packets_per_s"] == 0.0

@@ -80,7 +80,8 @@ class Snapshot:
     `table` has the records alone: a service that nobody changed is the same object as in the reading before, however
     many connections came and went. `connections` has their counts, packed, of each service that has any: of its
     destinations, in their order. `traffic` has the counters of each service that has had any, as `ipvs.COUNTED`.
-    `sync_lost`: the daemons run, but their interface is gone or was made anew: they neither send nor hear.
+    `arrived`: packets for what the node itself serves, of each maintenance that waits for the last, where they can be
+    counted. `sync_lost`: the daemons run, but their interface is gone or was made anew: they neither send nor hear.
     """
 
     table: ipvs.Table
@@ -92,6 +93,7 @@ class Snapshot:
     sync_lost: bool = False
     packets: Mapping[ipvs.Key, int] = field(default_factory=dict, compare=False)  # received by each service
     received: Received | None = field(default=None, compare=False)  # by all together; None: could not be read
+    arrived: Mapping[str, int] = field(default_factory=dict, compare=False)
     connections: Mapping[ipvs.Key, bytes] = field(default_factory=dict, compare=False)
     traffic: Mapping[ipvs.Key, bytes] = field(default_factory=dict, compare=False)
 

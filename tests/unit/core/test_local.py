@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -10,6 +11,8 @@ import pytest
 from anycast.core import events as ev
 from anycast.core.dataplane.kernel import IpvsNeed
 from anycast.core.health.phase import Outcome, Phase, Result
+from anycast.core.maintenance.progress import awaited
+from anycast.core.maintenance.stages import NODE, Maintenance, Stage
 from anycast.core.state import health_of
 from anycast.core.step import step
 from anycast.core.values.configuration import Check, Config, Local, Protocol, Target, TcpCheck, Timeouts, Vip
@@ -124,3 +127,46 @@ def test_an_address_that_a_reload_adds_waits_until_the_node_serves_it() -> None:
     node.probe()
     assert node.state.lease.routes is not None
     assert len(node.state.lease.routes) == 2
+
+
+def drained(node: Node, rates: Sequence[int] | None) -> list[str]:
+    """The stages that a maintenance goes through, with `rates` packets a second, one after another, once it is quiet."""
+    node.send(ev.MaintenanceSet(scope="dns", entry=Maintenance(reason="", by="root", since=0.0)))
+    packets, left = 0, [*(rates or ())]
+    for _ in range(100):
+        if rates is not None:
+            packets += left.pop(0) if node.state.progress["dns"].stage is Stage.QUIET and left else 0
+            node.kernel = replace(node.kernel, arrived={"dns": packets})
+        node.report()
+        node.send(ev.Tick(), after=1.0)
+    return [
+        f"{log.fields['stage']}: {log.fields['why']}"
+        for log in node.log
+        if log.event.endswith("stage_changed")
+    ]
+
+
+def test_a_drain_is_over_with_the_last_packet_that_comes_in() -> None:
+    node = healthy(ALONE)
+    assert awaited(node.state) == {}
+    told = drained(node, [400, 200, 50, 0, 0, 0])
+    assert told == ["withdrawn: drained", "quiet: withdrawn", "down: quiet"]
+    last = node.log[-1]
+    assert last.fields["packets_per_s"] == 0.0
+    assert 2.0 < last.fields["after_s"] < 8.0  # type: ignore[operator]
+
+
+def test_a_drain_whose_packets_cannot_be_counted_waits_for_its_limit_and_says_so() -> None:
+    node = healthy(BESIDE)
+    told = drained(node, None)
+    assert told[-1] == "down: the limit has passed, and packets could not be counted"
+    assert node.log[-1].fields["packets_per_s"] is None
+    assert node.log[-1].level == "warning"
+
+
+def test_what_ipvs_counts_and_what_the_node_serves_itself_are_waited_for_together() -> None:
+    node = healthy(BESIDE)
+    node.send(ev.MaintenanceSet(scope=NODE, entry=Maintenance(reason="", by="root", since=0.0)))
+    assert awaited(node.state) == {NODE: DNS.addresses}
+    node.send(ev.MaintenanceSet(scope=NODE, entry=None))
+    assert awaited(node.state) == {}
