@@ -45,6 +45,17 @@ def test_a_kernel_without_ipvs_is_well_where_no_vip_needs_it() -> None:
     assert Code.MODULE_MISSING in {one.code for one in findings(without, config(CONFIG))}
 
 
+def test_a_firewall_that_tracks_connections_sees_both_directions_and_nothing_is_said() -> None:
+    counted = {
+        **GOOD.sysctls,
+        "net.netfilter.nf_conntrack_count": "7",
+        "net.netfilter.nf_conntrack_max": "65536",
+    }
+    facts = replace(GOOD, sysctls=counted, packet_filter=None)
+    assert Code.CONNTRACK_RULES not in {one.code for one in findings(facts, local())}
+    assert Code.CONNTRACK_RULES in {one.code for one in findings(facts, config(CONFIG))}
+
+
 def test_a_file_that_loads_a_module_which_there_is_not_is_named() -> None:
     facts = replace(GOOD, modules=Modules(at_boot=frozenset({"ip_vs"})), conn_tab_bits=None)
     (found,) = (one for one in findings(facts, local()) if one.code is Code.MODULE_UNNEEDED)
