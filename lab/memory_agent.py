@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from types import MappingProxyType
 
 from anycast.agent import engine, main
 from anycast.agent.run_log import RunLog
@@ -41,8 +42,10 @@ class MemoryKernel:
         *,
         only: Iterable[ipvs.Key] | None = None,
         alike: kernels.Desired | None = None,
+        need: kernels.IpvsNeed = kernels.IpvsNeed.NEEDED,
+        arriving: Mapping[str, tuple[Address, ...]] = MappingProxyType({}),
     ) -> kernels.Snapshot:
-        del only, alike
+        del only, alike, need, arriving
         held = self._held
         table = ipvs.persistent(held.table)
         changes: dict[ipvs.Key, ipvs.ServiceEntry] = {}

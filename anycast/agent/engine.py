@@ -16,6 +16,7 @@ from dataclasses import fields as fields_of
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, assert_never
 
 import structlog
@@ -53,7 +54,7 @@ from anycast.config.problem import ConfigError
 from anycast.core import events as ev
 from anycast.core.confirmation import NEXT, Signal, Stage
 from anycast.core.dataplane.ipvs import Key
-from anycast.core.dataplane.kernel import Desired, Failure, KernelOp, Snapshot, touched
+from anycast.core.dataplane.kernel import Desired, Failure, IpvsNeed, KernelOp, Snapshot, touched
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.hooks import Tally as HookTally
 from anycast.core.in_force import AS_WRITTEN, InForce, Refused, trial_left
@@ -129,6 +130,8 @@ class Kernel(Protocol):
         *,
         only: Iterable[Key] | None = None,
         alike: Desired | None = None,
+        need: IpvsNeed = IpvsNeed.NEEDED,
+        arriving: Mapping[str, tuple[Address, ...]] = MappingProxyType({}),
     ) -> Snapshot: ...
 
     async def play(self, ops: Sequence[KernelOp]) -> tuple[Failure, ...]: ...
@@ -620,7 +623,13 @@ class Engine:
                     if self._kernel_is_read and not failures:
                         only = touched(effect.ops)
                 self._kernel_is_read = False
-                snapshot = await self._kernel.read(effect.sysctls, only=only, alike=self._state.desired)
+                snapshot = await self._kernel.read(
+                    effect.sysctls,
+                    only=only,
+                    alike=self._state.desired,
+                    need=effect.ipvs,
+                    arriving=effect.arriving,
+                )
                 self._kernel_is_read = True
         except TimeoutError:
             self.post(ev.KernelFailed(reason=f"not done within {KERNEL_PATIENCE:g} s"))

@@ -198,6 +198,11 @@ def _checked(config: Config, assumed: Assumed) -> Iterator[Outage]:
             yield Outage(kind=Kind.SERVICE_DIES, scopes=scope, terms=(*dies, *route))
             yield Outage(kind=Kind.SERVICE_HANGS, scopes=scope, terms=(*hangs, *route))
             yield Outage(kind=Kind.UNPROVEN, scopes=scope, terms=(*unproven, *route))
+        for local in vip.local:
+            kinds = ((Kind.SERVICE_DIES, _fails), (Kind.SERVICE_HANGS, _hangs), (Kind.UNPROVEN, _cannot_run))
+            for kind, how in kinds:
+                if local.check is not None and (terms := _slowest(local.check, how)):
+                    yield Outage(kind=kind, scopes=(f"{vip.name} {local.name}",), terms=(*terms, *route))
     for name, rule in _requirements(config):
         for kind, how in ((Kind.REQUIREMENT_FAILS, _hangs), (Kind.UNPROVEN, _cannot_run)):
             if terms := _slowest(rule, how):
@@ -208,7 +213,8 @@ def _requirements(config: Config) -> Iterator[tuple[str, Rule[Leaf]]]:
     every = [("node", config.require)]
     for vip in config.vips:
         every.append((vip.name, vip.require))
-        every += [(f"{vip.name} {service.name}", service.require) for service in vip.services]
+        every += [(f"{vip.name} {one.name}", one.require) for one in vip.services]
+        every += [(f"{vip.name} {one.name}", one.require) for one in vip.local]
     yield from ((name, rule) for name, rule in every if rule is not None)
 
 
@@ -421,8 +427,10 @@ def _slow_checks(config: Config, assumed: Assumed) -> Iterator[Concern]:
     slow: dict[float, list[str]] = {}
     nervous: list[str] = []
     for vip in config.vips:
-        for service in vip.services:
-            tree, name = service.pool.check, f"{vip.name} {service.name}"
+        trees = [(one.pool.check, one.name) for one in vip.services]
+        trees += [(one.check, one.name) for one in vip.local if one.check is not None]
+        for tree, service in trees:
+            name = f"{vip.name} {service}"
             checks = (
                 [tree] if isinstance(tree, Check) else [one for one in leaves(tree) if isinstance(one, Check)]
             )
@@ -441,7 +449,7 @@ def _slow_checks(config: Config, assumed: Assumed) -> Iterator[Concern]:
     if nervous:
         yield Concern(
             code="nervous_checks",
-            what=f"with fall: 1 a single lost packet takes a real server out: {_some(nervous)}",
+            what=f"with fall: 1 a single lost packet takes a server out: {_some(nervous)}",
             do="write fall: 2 or more, with a short fast_interval",
         )
 

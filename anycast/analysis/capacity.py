@@ -64,6 +64,9 @@ def _demand(vip: Vip) -> Demand:
         number = sum(1 for version in versions(vip) for _ in servers_of(service, version))
         servers += number
         checks += number * sum(1 / check.interval for check in _checks(service.pool.check))
+    for local in vip.local:
+        for check in () if local.check is None else _checks(local.check):
+            checks += len(vip.addresses) / check.interval
     return Demand(servers=servers, checks=checks)
 
 

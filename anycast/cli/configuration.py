@@ -236,7 +236,7 @@ def _counts(config: Config) -> dict[str, int]:
     services = [service for vip in config.vips for service in vip.services]
     return {
         "vips": len(config.vips),
-        "services": len(services),
+        "services": len(services) + sum(len(vip.local) for vip in config.vips),
         "real_servers": len({server.addresses for one in services for server in one.pool.servers}),
         "neighbors": len(config.bgp.neighbors),
     }

@@ -94,12 +94,16 @@ def _warnings(document: Mapping[str, Any]) -> Iterator[str]:
         if down:
             names = ", ".join(dict.fromkeys(one["name"] for one in down[:_NAMED]))
             yield f"{vip['name']} {service['name']}: {len(down)} of {len(service['servers'])} servers down ({names})"
+    for vip in document["vips"]:
+        for one in vip.get("local", ()):
+            if one["phase"] in ("down", "rising"):
+                yield f"{vip['name']} {one['name']} on this node: {one['detail'] or one['phase']}"
     for one in document.get("requirements", []):
         if one["phase"] in ("down", "rising"):
             yield f"required by {one['scope']}: {one['detail'] or one['phase']}"
     blind = sum(
         one["check_failed_to_run"] for _, service in _services(document) for one in service["servers"]
-    )
+    ) + sum(one["check_failed_to_run"] for vip in document["vips"] for one in vip.get("local", ()))
     if blind:
         yield f"{blind} checks could not run"
     warned = {

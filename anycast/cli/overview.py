@@ -122,6 +122,7 @@ def is_wrong(vip: Vip) -> bool:
             for prefix in vip["prefixes"]
             for one in prefix.get("routers", ())  # an older agent has none
         )
+        or any(one["phase"] not in ("up", None) or one["detail"] for one in vip.get("local", ()))
         or any(
             service["removing"] or service.get("kept") or any(map(is_ill, service["servers"]))
             for service in vip["services"]

@@ -324,6 +324,11 @@ def _in_use(name: str, tree: Tree, loaded: Loaded) -> list[_Job]:
             vips = [one for one in use.vip.addresses if one.version == use.address.version]
             check = aimed(tree, use.address, server_port(use.service, use.server), vips)
             jobs[_Job(f"{name} for {_used(use)}", check)] = None
+    for vip in loaded.config.vips:
+        for local in vip.local:
+            for address in vip.addresses if local.check is not None and _contains(local.check, tree) else ():
+                where = f"{name} for {vip.name} {local.name} at {address}"
+                jobs[_Job(where, aimed(tree, address, local.port))] = None
     return list(jobs)
 
 
@@ -352,7 +357,7 @@ def _of_servers(name: str, loaded: Loaded) -> Iterator[_Job]:
             yield _Job(_used(use), use.check)
     for one in requirements(loaded.config):
         if name == one.vip:
-            yield _Job(one.scope, one.check)
+            yield _Job(f"{one.vip} {one.subject}" if one.is_local else one.scope, one.check)
 
 
 def _used(use: Use) -> str:

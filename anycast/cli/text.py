@@ -51,8 +51,12 @@ def status(document: Mapping[str, Any], *, colour: bool, shown: Overview | None 
             if any(map(_carries, shown.busy))
             else []
         ),
-        _tables(shown.whole, colour=colour),
-        _servers(shown.whole, colour=colour),
+        *(
+            [_tables(shown.whole, colour=colour), _servers(shown.whole, colour=colour)]
+            if not shown.lines or any(vip["services"] for vip in shown.lines)
+            else []
+        ),
+        *([_local(shown.whole, colour=colour)] if any(vip.get("local") for vip in shown.whole) else []),
         *([_requirements(document["requirements"], colour=colour)] if document.get("requirements") else []),
         *([_routers(asked, colour=colour)] if (asked := _asked(shown.lines)) else []),
         _neighbors(document["neighbors"], colour=colour),
@@ -344,6 +348,23 @@ def _weights(server: Mapping[str, Any]) -> tuple[Cell, Cell]:
 
 def _number(value: object) -> str:
     return "-" if value is None else str(value)
+
+
+def _local(vips: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
+    """What the node itself serves. An older agent says nothing of it."""
+    rows = [
+        (
+            vip["name"],
+            one["name"],
+            "-" if one["address"] is None else f"{_host(one['address'])}:{one['port']}",
+            "-" if one["phase"] is None else _word(one["phase"]),
+            duration(one["since_s"]),
+            one["detail"],
+        )
+        for vip in vips
+        for one in vip.get("local", ())
+    ]
+    return table(("ON THIS NODE", "SERVICE", "ADDRESS", "PHASE", "SINCE", "DETAIL"), rows, colour=colour)
 
 
 def _requirements(requirements: Sequence[Mapping[str, Any]], *, colour: bool) -> str:

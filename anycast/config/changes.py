@@ -368,6 +368,14 @@ def _vip(old: model.Vip, new: model.Vip, pools: Mapping[str, str]) -> Iterator[s
 
     yield from _members(title, "service", _by_name(old.services), _by_name(new.services), differ)
 
+    def differ_here(old: model.Local, new: model.Local) -> Iterator[str]:
+        where = f"{title}: local service {new.name}"
+        yield from _require(where, old.require, new.require)
+        if old.check != new.check:
+            yield f"{where} check {_arrow(_part(old.check), _part(new.check))}"
+
+    yield from _members(title, "local service", _by_name(old.local), _by_name(new.local), differ_here)
+
 
 def _service(title: str, old: model.Service, new: model.Service, pools: Mapping[str, str]) -> Iterator[str]:
     names = (

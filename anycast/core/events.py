@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from anycast.core.dataplane.kernel import Failure, KernelOp, Snapshot
+from anycast.core.dataplane.kernel import Failure, IpvsNeed, KernelOp, Snapshot
 from anycast.core.fleet.values import Peer
 from anycast.core.health.phase import Result
 from anycast.core.maintenance.stages import Maintenance
@@ -176,6 +176,10 @@ class ReadKernel:
     """Answered by one KernelRead or KernelFailed."""
 
     sysctls: tuple[str, ...]
+    ipvs: IpvsNeed = IpvsNeed.NEEDED
+    arriving: Mapping[str, tuple[Address, ...]] = field(
+        default_factory=dict
+    )  # whose packets are to be counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +191,8 @@ class ProgramKernel:
 
     ops: tuple[KernelOp, ...]
     sysctls: tuple[str, ...]
+    ipvs: IpvsNeed = IpvsNeed.NEEDED
+    arriving: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,6 +51,8 @@ EVENTS: tuple[str, ...] = (
     "kernel.unavailable",
     "kernel.unexpected",
     "kernel.watch_failed",
+    "local.down",
+    "local.up",
     "maintenance.began",
     "maintenance.carried_over",
     "maintenance.damaged",

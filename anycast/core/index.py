@@ -79,7 +79,8 @@ class IndexedVip:
 class Index:
     """`users`: what rests on a target: the services, by their keys for facts, whose real servers it is of.
 
-    `required`: the VIPs with a requirement that rests on a target; an empty name: the node has.
+    `required`: the VIPs with a requirement that rests on a target; an empty name: the node has. `requiring`: those
+    requirements. `at_vips`: those targets that are addresses of VIPs. `needs_ipvs`: whether the kernel must have it.
     """
 
     vips: Mapping[str, IndexedVip] = field(default_factory=dict)  # in the order of the configuration
@@ -89,6 +90,8 @@ class Index:
     vip_at: PersistentMap[Address, str] = PersistentMap()
     users: PersistentMap[Target, tuple[ipvs.Key, ...]] = PersistentMap()
     required: Mapping[Target, frozenset[str]] = field(default_factory=dict)
+    requiring: Mapping[Target, tuple[Requirement, ...]] = field(default_factory=dict)
+    at_vips: Mapping[Address, frozenset[Target]] = field(default_factory=dict)
     node_requirements: tuple[Requirement, ...] = ()
     requirements: tuple[Requirement, ...] = ()  # all, the node's first
     on_sessions: frozenset[ipvs.Key] = (
@@ -97,6 +100,7 @@ class Index:
     vips_on_sessions: frozenset[str] = frozenset()  # VIPs with requirements on BGP sessions; as `required`
     sysctls: Mapping[str, str] = field(default_factory=dict)  # that the configuration needs
     addresses: frozenset[Address] = frozenset()
+    needs_ipvs: bool = True
     attributes: int = 1  # what a plugin must be able to send with routes: `report.ATTRIBUTES` of its release
 
     def is_target(self, target: Target) -> bool:
@@ -119,10 +123,8 @@ class Index:
             for member, target in members_on(one.membership, wanted):
                 server, decides = servers.get(target, (member.server, False))
                 servers[target] = server, decides or not isinstance(member.check, Rule)
-        for requirement in self.requirements if not self.required.keys().isdisjoint(asked) else ():
-            for target in targets_of(requirement.check):
-                if target in asked:
-                    users[target][requirement.scope] = None
+        for target in asked:
+            users[target] |= dict.fromkeys(one.scope for one in self.requiring.get(target, ()))
         return {
             target: TargetName(server=server, users=tuple(users[target]), decides=decides)
             for target in asked
@@ -184,31 +186,40 @@ class Index:
 
 
 class Targets(AbstractSet[Target]):
-    """All targets of an index, and those in `more`, without a copy."""
+    """All targets of an index, and those in `more`, but for those in `less`, without a copy. `less`: that are required."""
 
-    __slots__ = ("_index", "_more")
+    __slots__ = ("_index", "_less", "_more")
 
-    def __init__(self, index: Index, more: Mapping[Target, object] | None = None) -> None:
+    def __init__(
+        self,
+        index: Index,
+        more: Mapping[Target, object] | None = None,
+        less: frozenset[Target] = frozenset(),
+    ) -> None:
         self._index = index
         self._more: Mapping[Target, object] = more or {}
+        self._less = less
 
     @classmethod
     def _from_iterable(cls, targets: Iterable[Target]) -> frozenset[Target]:  # type: ignore[override]
         return frozenset(targets)
 
     def __contains__(self, target: object) -> bool:
+        if target in self._less:
+            return False
         return target in self._index.users or target in self._index.required or target in self._more
 
     def __iter__(self) -> Iterator[Target]:
         users, required = self._index.users, self._index.required
-        yield from users
-        yield from (target for target in required if target not in users)
+        less = self._less
+        yield from (target for target in users if target not in less) if less else users
+        yield from (target for target in required if target not in users and target not in less)
         yield from (target for target in self._more if target not in users and target not in required)
 
     def __len__(self) -> int:
         users, required = self._index.users, self._index.required
         more = sum(target not in users and target not in required for target in self._more)
-        return len(users) + sum(target not in users for target in required) + more
+        return len(users) + sum(target not in users for target in required) + more - len(self._less)
 
 
 def members_on(membership: Membership, targets: Collection[Target]) -> Iterator[tuple[Member, Target]]:
@@ -236,6 +247,7 @@ def indexed(config: Config, before: Index | None = None) -> Index:
         *of_node,
         *chain.from_iterable(vip.requirements for vip in vips.values() if vip.requirements),
     )
+    requiring = _requiring(requirements)
     services = {key: one for vip in new for key, one in vip.services.items()}
     gone = [key for vip in old for key in vip.services if key not in services]
     addresses = frozenset(chain.from_iterable(vip.addresses for vip in config.vips))
@@ -249,7 +261,9 @@ def indexed(config: Config, before: Index | None = None) -> Index:
             [at for vip in old for at in vip.keys if at not in addresses],
         ),
         users=_users(before, old, new),
-        required=_required(requirements),
+        required={target: frozenset(one.vip for one in each) for target, each in requiring.items()},
+        requiring=requiring,
+        at_vips=_at_vips(requiring, addresses),
         node_requirements=of_node,
         requirements=requirements,
         on_sessions=(before.on_sessions - {key for vip in old for key in vip.facts})
@@ -257,6 +271,7 @@ def indexed(config: Config, before: Index | None = None) -> Index:
         vips_on_sessions=frozenset(one.vip for one in requirements if sessions_of(one.check)),
         sysctls=_sysctls(config, (vip.sysctls for vip in vips.values())),
         addresses=before.addresses if addresses == before.addresses else addresses,
+        needs_ipvs=config.needs_ipvs,
         attributes=needs(config),
     )
 
@@ -336,12 +351,20 @@ def _targets(members: Iterable[Member]) -> dict[Target, None]:
     return {target: None for member in members for target in targets_of(member.check)}
 
 
-def _required(requirements: Iterable[Requirement]) -> dict[Target, frozenset[str]]:
-    found: dict[Target, set[str]] = {}
+def _requiring(requirements: Iterable[Requirement]) -> dict[Target, tuple[Requirement, ...]]:
+    found: dict[Target, dict[Requirement, None]] = {}
     for requirement in requirements:
         for target in targets_of(requirement.check):
-            found.setdefault(target, set()).add(requirement.vip)
-    return {target: frozenset(vips) for target, vips in found.items()}
+            found.setdefault(target, {})[requirement] = None
+    return {target: tuple(each) for target, each in found.items()}
+
+
+def _at_vips(targets: Iterable[Target], addresses: AbstractSet[Address]) -> dict[Address, frozenset[Target]]:
+    found: dict[Address, set[Target]] = {}
+    for target in targets:
+        if target.address in addresses:
+            found.setdefault(target.address, set()).add(target)
+    return {address: frozenset(each) for address, each in found.items()}
 
 
 def _rests_on_sessions(membership: Membership) -> bool:
@@ -367,7 +390,7 @@ def wanted_sysctls(config: Config) -> dict[str, str]:
 
 
 def _sysctls(config: Config, of_vips: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    wanted = dict(IPVS_SYSCTLS)
+    wanted = dict(IPVS_SYSCTLS) if config.needs_ipvs else {}
     if config.connection_sync is not None:
         wanted |= SYNC_SYSCTLS
     for needed in of_vips:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from anycast.core.dataplane.desired import address_difference
 from anycast.core.events import Effect, SendLease
 from anycast.core.preference import Routers
-from anycast.core.state import LeaseState, State, prefix_of, services_of
+from anycast.core.state import LeaseState, State, health_of, prefix_of, services_of
 from anycast.core.values.configuration import Address, Vip
 from anycast.core.values.lease import full_lease, next_lease
 from anycast.core.values.persistent import PersistentMap
@@ -81,11 +81,15 @@ def desired_routes(before: State, state: State, names: Iterable[str]) -> Persist
 
 
 def _may_come_up(state: State, vip: Vip, address: Address) -> bool:
-    facts = (services_of(state, key) for key in state.index.vips[vip.name].keys[address])
+    known = state.index.vips[vip.name]
+    facts = (services_of(state, key) for key in known.keys[address])
     if state.vips[vip.name].verdict.is_last_resort:
         enough = all(each.serving + each.spare for each in facts)
     else:
         enough = all(each.serving >= each.quorum.high for each in facts)
+    enough = enough and all(
+        health_of(state, one.check).is_up for one in known.requirements if one.address == address
+    )
     return enough and state.kernel.error is None and address_difference(state, vip, address).proven
 
 

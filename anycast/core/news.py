@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from anycast.core import kept
 from anycast.core.events import Log
-from anycast.core.health.aim import targets_of
 from anycast.core.health.phase import Health, Phase
 from anycast.core.state import health_of
 from anycast.core.values.report import Report
@@ -16,7 +15,8 @@ if TYPE_CHECKING:
     from anycast.core.dataplane.ipvs import Key
     from anycast.core.dataplane.members import Member, TargetName
     from anycast.core.state import State
-    from anycast.core.values.configuration import Aimed, Target
+    from anycast.core.values.configuration import Target
+    from anycast.core.vip.requirements import Requirement
 
 Turned: TypeAlias = tuple["Target", Health, Health]
 """A target with its health before and after."""
@@ -41,14 +41,12 @@ def news(before: State, after: State, turned: Sequence[Turned], now: float) -> I
     for target, old, new in turned:
         yield from _of_target(names[target], target, old, new, now)
     yield from _of_servers(before, after, list(after.index.composed(targets)))
-    for requirement in after.index.requirements if not targets.isdisjoint(after.index.required) else ():
-        if _rests_on(requirement.check, targets):
-            health = health_of(after, requirement.check)
-            up = _decided(health)
-            if up is not None and up != _decided(health_of(before, requirement.check)):
-                fields = {"scope": requirement.scope, "detail": health.detail}
-                level = _level(up=up)
-                yield Log(event="requirement.met" if up else "requirement.failed", fields=fields, level=level)
+    requiring = after.index.requiring
+    for requirement in dict.fromkeys(one for target in targets for one in requiring.get(target, ())):
+        health = health_of(after, requirement.check)
+        up = _decided(health)
+        if up is not None and up != _decided(health_of(before, requirement.check)):
+            yield _of_requirement(requirement, health, up=up)
 
 
 def of_report(old: Report | None, new: Report) -> Iterator[Log]:
@@ -135,8 +133,19 @@ def _of_servers(before: State, after: State, uses: Sequence[tuple[Key, Member]])
         yield Log(event="server.up" if up else "server.down", fields=fields, level=_level(up=up))
 
 
-def _rests_on(check: Aimed, targets: frozenset[Target]) -> bool:
-    return not targets.isdisjoint(targets_of(check))
+def _of_requirement(requirement: Requirement, health: Health, *, up: bool) -> Log:
+    if not requirement.is_local:
+        fields: dict[str, object] = {"scope": requirement.scope, "detail": health.detail}
+        event = "requirement.met" if up else "requirement.failed"
+        return Log(event=event, fields=fields, level=_level(up=up))
+    address = requirement.address
+    fields = {
+        "vip": requirement.vip,
+        "service": requirement.service,
+        "address": None if address is None else str(address),
+        "detail": health.detail,
+    }
+    return Log(event="local.up" if up else "local.down", fields=fields, level=_level(up=up))
 
 
 def _decided(health: Health) -> bool | None:

@@ -205,7 +205,8 @@ def in_slices(old: Config, new: Config, most: int) -> list[Config]:
 
 
 def _size(vip: Vip) -> int:
-    return sum(1 + len(service.pool.servers) for service in vip.services) * len(vip.addresses)
+    served = sum(1 + len(service.pool.servers) for service in vip.services) + len(vip.local)
+    return served * len(vip.addresses)
 
 
 def _entangled(before: Mapping[str, Vip], after: Mapping[str, Vip], names: Iterable[str]) -> set[str]:
@@ -240,7 +241,7 @@ def adopted(state: State, config: Config, now: float, index: Index | None = None
             keys=departure.keys.get(address, frozenset()),
         )
     servers = {server: each for server, each in state.retiring.items() if server[0] in untouched}
-    servers |= _retiring(state, index, departure, now + config.timing.server_drain)
+    servers |= _retiring(state, index, departure, now, config.timing.server_drain)
     both = joined(state.owned, configured)
     owned = configured if both == configured else both
     before = state
@@ -264,13 +265,18 @@ def adopted(state: State, config: Config, now: float, index: Index | None = None
     return kept.forgotten(replace(after, owned=kept.owned(before, after, owned)), gone), moves
 
 
-def _retiring(state: State, index: Index, departure: Departure, until: float) -> dict[ServerKey, Retiring]:
-    """What is not in the kernel has no connections to finish, where that is known."""
+def _retiring(
+    state: State, index: Index, departure: Departure, now: float, drain: float
+) -> dict[ServerKey, Retiring]:
+    """What is not in the kernel has no connections to finish, where that is known.
+
+    Where the node itself serves from now on, IPVS goes at once: until then it would take the packets, and drop them.
+    """
     if not departure.servers:
         return {}
     table = kernel_table(state)
     read = state.kernel.is_read
-    after = Retiring(until=until)
+    after, at_once = Retiring(until=now + drain), Retiring(until=now)
     beside: dict[ipvs.Key, int] = {}
     retiring: dict[ServerKey, Retiring] = {}
     for server in sorted(departure.servers, key=str):
@@ -287,5 +293,12 @@ def _retiring(state: State, index: Index, departure: Departure, until: float) ->
             beside[key] = beside.get(key, 0) + 1
             if len(one.membership.members) + beside[key] > ipvs.MAGLEV_SLOTS:
                 continue  # the kernel would leave some of them out of its table
-        retiring[server] = state.retiring.get(server) or after
+        retiring[server] = at_once if serves_itself(index, key) else state.retiring.get(server) or after
     return retiring
+
+
+def serves_itself(index: Index, key: ipvs.Key) -> bool:
+    """Whether the node itself serves what this IPVS service is of."""
+    if not isinstance(key, ipvs.ServiceKey) or (name := index.vip_at.get(key.address)) is None:
+        return False
+    return any((one.protocol, one.port) == (key.protocol, key.port) for one in index.vips[name].vip.local)

@@ -273,6 +273,9 @@ class State:
     outdated: Mapping[int, float] = field(
         default_factory=dict
     )  # processes of ExaBGP to the instant of a change that it does not tell of: a password
+    unplaced: frozenset[Target] = (
+        frozenset()
+    )  # not probed: addresses of VIPs that this node does not have, so that another node would answer
     health: PersistentMap[Target, Health] = PersistentMap()  # of targets with a result
     vips: PersistentMap[str, VipState] = PersistentMap()
     unstarted: PersistentMap[str, None] = (
@@ -324,9 +327,11 @@ class State:
     @property
     def targets(self) -> Targets:
         """Everything that is probed."""
-        return Targets(self.index, self.kept_users)
+        return Targets(self.index, self.kept_users, self.unplaced)
 
     def is_target(self, target: Target) -> bool:
+        if target in self.unplaced:
+            return False
         return self.index.is_target(target) or target in self.kept_users
 
     @property
@@ -341,6 +346,23 @@ class State:
             still_until=max(self.still_until, since + self.config.bgp.hold_time),
             deaf_until=max(deaf, default=-math.inf) + self.config.bgp.hold_time,
         )
+
+
+def placed(state: State) -> State:
+    """Where the node has not an address of a VIP, checks at it are not run, and what they found counts no more.
+
+    Their packets would leave the node, and be answered by another that announces the VIP.
+    """
+    snapshot = state.kernel.snapshot
+    there = frozenset() if snapshot is None else snapshot.addresses
+    at_vips = state.index.at_vips
+    unplaced = frozenset(
+        target for address, each in at_vips.items() if address not in there for target in each
+    )
+    if unplaced == state.unplaced:
+        return state
+    gone = [target for target in unplaced - state.unplaced if target in state.health]
+    return replace(state, unplaced=unplaced, health=state.health.updated({}, gone))
 
 
 def prefix_of(address: Address) -> Prefix:

@@ -46,7 +46,17 @@ from anycast.core.maintenance import progress as maintenances
 from anycast.core.maintenance.stages import FILE, Maintenance
 from anycast.core.news import is_news, news, of_report
 from anycast.core.owned import NOTHING, Owned
-from anycast.core.state import UNDECIDED, KernelState, LeaseState, Leaving, State, VipState, lived, prefix_of
+from anycast.core.state import (
+    UNDECIDED,
+    KernelState,
+    LeaseState,
+    Leaving,
+    State,
+    VipState,
+    lived,
+    placed,
+    prefix_of,
+)
 from anycast.core.values.configuration import Address, Config, Target
 from anycast.core.values.persistent import PersistentMap
 from anycast.core.values.report import Report
@@ -94,6 +104,7 @@ def begin(
         maintenance=dict(maintenance),
     )
     state, moves = reload.adopted(state, config, now, index)
+    state = placed(state)
     state = maintenances.begin(state, state.maintenance, now=now, wall=wall)
     effects: list[Effect] = [SetTargets(targets=state.targets), SaveOwned(owned=state.owned)]
     effects += [
@@ -299,6 +310,7 @@ def _reconfigured(state: State, config: Config, now: float) -> Step:
         outdated=standing.outdated(state, config),
         fleet=heard.reconfigured(state.fleet, config.fleet),
     )
+    after = placed(after)
     effects: list[Effect] = [SetTargets(targets=after.targets)]
     if after.maintenance is not state.maintenance:
         effects.append(maintenances.save(after.maintenance))
@@ -315,6 +327,8 @@ def _moved(moves: reload.Carried) -> Iterator[Log]:
 def _settle(before: State, state: State, now: float, *, greet: bool = False) -> Step:
     """Draw the conclusions from what is known now that can be other than those of `before`."""
     effects: list[Effect] = []
+    state, more = _placed(before, state)
+    effects += more
     state, more = maintenances.expire(state, now)
     effects += more
     state, more = loop.retired(before, state, now)
@@ -339,6 +353,14 @@ def _settle(before: State, state: State, now: float, *, greet: bool = False) -> 
     state, more = _finish_stop(state, now)
     effects += more
     return state, effects
+
+
+def _placed(before: State, state: State) -> Step:
+    """What is probed where an address of a VIP has come or gone."""
+    old, new = before.kernel.snapshot, state.kernel.snapshot
+    same = old is new or (old is not None and new is not None and old.addresses is new.addresses)
+    after = state if same or not state.index.at_vips else placed(state)
+    return after, [] if after is state else [SetTargets(targets=after.targets)]
 
 
 def _left(before: State, state: State, now: float) -> State:

@@ -205,6 +205,7 @@ class Facts:
         str, ...
     ] = ()  # where packets are dropped that came in by another way than back
     ipvs: frozenset[Key] | None = None
+    bound: frozenset[tuple[Address, int]] | None = None  # address and port of UDP sockets; None: not read
     packet_filter: tuple[Table, ...] | None = None  # None: not all of its rules could be read
     lease_socket: LeaseSocket | None = None  # None: no agent has made it, or there is no such user
     managers: Managers = Managers()

@@ -46,6 +46,7 @@ from anycast.doctor.packets import (
     tunnels,
     vip_addresses,
 )
+from anycast.doctor.served_here import served_here
 from anycast.doctor.sources import accept_ra, advertised_routes, reverse_path6, source_addresses
 from anycast.doctor.sync import synced
 from anycast.doctor.table import load_factors, table
@@ -71,15 +72,19 @@ _WHY = {
 
 def findings(facts: Facts, config: Config | None, *, connections: int | None = None) -> tuple[Finding, ...]:
     """Errors first, then warnings, then what is only said. `connections`: expected at once on this node."""
-    rules: tuple[Iterable[Finding], ...] = (
-        _configuration(config),
-        _privileges(facts, config),
-        _lease_socket(facts, config),
+    of_ipvs: tuple[Iterable[Finding], ...] = (
         _modules(facts, config),
         _kernel(facts, config),
         table(facts, config, connections),
         load_factors(facts),
         _sysctls(facts, config),
+    )
+    rules: tuple[Iterable[Finding], ...] = (
+        _configuration(config),
+        _privileges(facts, config),
+        _lease_socket(facts, config),
+        *(of_ipvs if config is None or config.needs_ipvs else (_unneeded(facts),)),
+        *(() if config is None else (served_here(facts, config),)),
         firewall(facts, config),
         clock(facts, config),
         beside(facts.beside, config),
@@ -121,7 +126,7 @@ def _configuration(config: Config | None) -> Iterator[Finding]:
 
 
 def _privileges(facts: Facts, config: Config | None) -> Iterator[Finding]:
-    if facts.initial_user_namespace is False:
+    if facts.initial_user_namespace is False and (config is None or config.needs_ipvs):
         yield Finding(
             severity=Severity.ERROR,
             code=Code.USER_NAMESPACE,
@@ -146,6 +151,15 @@ def _privileges(facts: Facts, config: Config | None) -> Iterator[Finding]:
             fix="start the container with `--cap-add NET_RAW`"
             if facts.root
             else "run it as root; an agent of another user needs `AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW` in its unit",
+        )
+    here = [] if config is None else [vip.name for vip in config.vips if vip.local or not vip.services]
+    if here and facts.capabilities is not None and CAP_NET_RAW not in facts.capabilities:
+        yield Finding(
+            severity=Severity.WARNING if facts.root else Severity.INFO,
+            code=Code.NO_NET_RAW,
+            text="this process has no CAP_NET_RAW: packets for what the node itself serves cannot be counted, so a "
+            f"maintenance of {some(here)} waits for timing.quiet_limit instead of the last packet",
+            fix="start the container with `--cap-add NET_RAW`, or leave the agent's unit its `AmbientCapabilities=`",
         )
     unprivileged = facts.number("net.ipv4.ip_unprivileged_port_start")
     if (
@@ -206,6 +220,18 @@ def _modules(facts: Facts, config: Config | None) -> Iterator[Finding]:
             "at boot",
             fix=f"{', '.join(late)} on a line each in {BOOT_FILE}",
             changes=tuple(LoadAtBoot(module=name) for name in late),
+        )
+
+
+def _unneeded(facts: Facts) -> Iterator[Finding]:
+    """This node itself serves every VIP."""
+    if facts.modules.state("ip_vs") is Module.MISSING and "ip_vs" in facts.modules.at_boot:
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.MODULE_UNNEEDED,
+            text=f"no VIP needs IPVS, kernel {facts.release} has none, and a file in modules-load.d names it: "
+            "systemd-modules-load.service fails at boot",
+            fix="`ln -s /dev/null /etc/modules-load.d/anycast-ipvs.conf`, if it is the package's file",
         )
 
 

@@ -115,7 +115,7 @@ def _by_count(facts: Facts, config: Config | None) -> Iterator[Finding]:
         yield _twice(stateful=True)
     if not facts.number(CONNTRACK_COUNT):
         return
-    direct = ways != {Forwarding.NAT}
+    direct = config is None or not ways <= {Forwarding.NAT}  # what the node itself serves is seen both ways
     if _is_near(facts):
         yield _filling(facts, ["VIPs that are not notrack"] if direct else [])
     if tracks == 0 and Forwarding.NAT in ways:

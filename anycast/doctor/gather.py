@@ -10,7 +10,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from anycast import files_below, managers
@@ -32,6 +32,7 @@ from anycast.doctor.facts import (
     conf,
 )
 from anycast.doctor.filter.rules import Table
+from anycast.doctor.served_here import udp_ports
 from anycast.files_below import FilesBelow
 from anycast.kernel import sysctl
 from anycast.kernel.errors import KernelUnavailable
@@ -174,6 +175,7 @@ def read_files(config: Config | None, root: Path) -> Facts:
         conn_tab_bits=_conn_tab_bits(files) if modules.works("ip_vs") else None,
         conn_tab_option=_conn_tab_option(files),
         entries=_entries(files),
+        bound=_bound(files) if config is not None and udp_ports(config) else None,
         sysctls=_sysctls(files, config),
         lease_socket=None if config is None else lease_socket(config.node, config.speaker, root),
         programs=managers.programs(root),
@@ -258,6 +260,25 @@ def _entries(files: FilesBelow) -> int | None:
     if limit is None or limit_of(limit) is None:
         return None
     return entries(files.optional(f"proc/{STATUS}") or "")
+
+
+def _bound(files: FilesBelow) -> frozenset[tuple[Address, int]]:
+    """By /proc/net/udp and udp6: each number is in the order of bytes of this machine, word by word."""
+    found: set[tuple[Address, int]] = set()
+    for name in ("udp", "udp6"):
+        for line in (files.optional(f"proc/net/{name}") or "").splitlines()[1:]:
+            words = line.split()
+            text, _, port = words[1].partition(":") if len(words) > 1 else ("", "", "")
+            try:
+                found.add((_packed(bytes.fromhex(text)), int(port, 16)))
+            except ValueError:
+                continue
+    return frozenset(found)
+
+
+def _packed(kernels: bytes) -> Address:
+    packed = b"".join(kernels[at : at + 4][::-1] for at in range(0, len(kernels), 4))
+    return IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)
 
 
 def _conn_tab_option(files: FilesBelow) -> TableOption | None:

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import errno
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias, assert_never
 
 from anycast.core.dataplane.ipvs import Key, ServiceKey
@@ -17,6 +18,7 @@ from anycast.core.dataplane.kernel import (
     Desired,
     ExpireDestinations,
     Failure,
+    IpvsNeed,
     KernelOp,
     RemoveAddress,
     ReorderDestinations,
@@ -29,8 +31,9 @@ from anycast.core.dataplane.kernel import (
 )
 from anycast.core.values.configuration import Address
 from anycast.kernel import addresses, advertised, interface_watch, multicast, sysctl, totals
+from anycast.kernel.arrivals import Arrivals
 from anycast.kernel.errors import KernelUnavailable
-from anycast.kernel.ipvs import Ipvs
+from anycast.kernel.ipvs import NOTHING, Ipvs
 
 # The kernel looks for connections without a real server a jiffy after a removal, in a thread of its own.
 _AT_ONCE = 1024  # operations that are looked at in one turn of the event loop
@@ -48,6 +51,7 @@ class Kernel:
     def __init__(self, interface: str) -> None:
         self._interface = interface
         self._ipvs = Ipvs()
+        self._arrivals = Arrivals()
         self._news = addresses.News(interface)
         self._held = addresses.Held(frozenset())  # as last read
         self._written: dict[Address, None] = {}  # since then
@@ -59,16 +63,23 @@ class Kernel:
         *,
         only: Iterable[Key] | None = None,
         alike: Desired | None = None,
+        need: IpvsNeed = IpvsNeed.NEEDED,
+        arriving: Mapping[str, tuple[Address, ...]] = MappingProxyType({}),
     ) -> Snapshot:
         """What the kernel holds. What has not changed is the same object as in the reading before.
 
         `only`: of the services these are read, and the others are as last read; everything else is read as always.
         Where there was no reading, or it failed, all are read. `alike`: objects are taken from there where they equal
-        what is read, for the memory. Raises KernelUnavailable: no IPVS, no right to it, interface missing or down, no
-        answer.
+        what is read, for the memory. Where IPVS is not looked at (`need`), nothing is in it. `arriving`: sets of addresses for which
+        packets are counted, by name. Raises KernelUnavailable: no
+        IPVS where it is needed, no right to it, interface missing or down, no answer.
         """
         # IPVS first: its sysctls are not there before the module is.
-        reading = await self._ipvs.read(only, None if alike is None else alike.table)
+        looked = need is IpvsNeed.NEEDED or (need is IpvsNeed.LEFT and totals.read() is not None)
+        reading = await self._ipvs.read(only, None if alike is None else alike.table) if looked else None
+        if reading is None:
+            self._ipvs.forget()
+            reading = NOTHING
         try:
             known = None if only is None else await self._followed()
             if known is None:
@@ -91,12 +102,13 @@ class Kernel:
             addresses=self._held.addresses,
             plain=self._held.plain,
             sysctls=sysctl.read(wanted_sysctls),
-            timeouts=reading.timeouts,
+            timeouts=reading.timeouts if looked else None,
             sync=reading.sync,
             sync_lost=SyncRole.BACKUP in reading.sync
             and not multicast.is_joined(reading.sync[SyncRole.BACKUP]),
             packets=reading.packets,
-            received=totals.read(),
+            received=totals.read() if looked else None,
+            arrived=self._arrivals.read(arriving),
             connections=reading.connections,
             traffic=reading.traffic,
         )
@@ -155,6 +167,7 @@ class Kernel:
     async def close(self) -> None:
         """Leaves the kernel as it is. A later call opens everything again."""
         self._ipvs.close()
+        self._arrivals.close()
         self._news.close()
 
     async def _expire(self, op: ExpireDestinations) -> tuple[Failure, ...]:

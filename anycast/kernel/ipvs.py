@@ -77,7 +77,7 @@ class Reading(NamedTuple):
     traffic: PersistentMap[Key, bytes]  # as `COUNTED`, of those that have had any
 
 
-_NOTHING = Reading(PersistentMap(), Timeouts(), {}, {}, PersistentMap(), PersistentMap())
+NOTHING = Reading(PersistentMap(), Timeouts(), {}, {}, PersistentMap(), PersistentMap())
 
 
 class _Known(NamedTuple):
@@ -99,13 +99,17 @@ class Ipvs:
         self._family = 0
         self._services = codec.Services()
         self._known: dict[Key, _Known] = {}
-        self._last = _NOTHING
+        self._last = NOTHING
         self._whole = False  # whether `_last` is a reading, and nothing failed since
         self._schedulers: dict[Key, str] = {}  # set since the last reading
         self._batch = float(BATCH)  # requests that fit in a slice
 
     def close(self) -> None:
         self._netlink.close()
+
+    def forget(self) -> None:
+        """The next read is of everything."""
+        self._whole = False
 
     async def read(self, only: Iterable[Key] | None = None, alike: Table | None = None) -> Reading:
         """The table, destinations in their order of insertion.

@@ -437,7 +437,9 @@ class _Page:
                 f"{well:,} of {servers:,}",
                 "ok" if well == servers else "warn",
                 f"{places:,} entries in services" if places != servers else "",
-            ),
+            )
+            if servers or not vips
+            else None,
             _tile("BGP sessions up", f"{up} of {len(sessions)}", "ok" if up == len(sessions) else "bad"),
             _tile(
                 "Kernel",
@@ -459,7 +461,7 @@ class _Page:
 
     def carried(self) -> Markup:
         """What all VIPs together carry through this node."""
-        if not self.state.config.vips:
+        if not any(vip.services for vip in self.state.config.vips):
             return Markup("")
         answers = any(sees_answers(one) for vip in self.state.config.vips for one in vip.services)
         if not self.traffic.counted:
@@ -707,7 +709,44 @@ class _Page:
                 continue
             yield from self.service(f"v{place}-{service.name}", told, block, plan)
         yield _more(left, "services")
+        yield self.local(found)
         yield Markup("</article>\n")
+
+    def local(self, found: Mapping[str, Any]) -> Markup:
+        """What this node itself serves of it."""
+        if not found["local"]:
+            return Markup("")
+        rows = []
+        for one in found["local"][:NAMED]:
+            look = _look_of(one["phase"], cannot_run=one["check_failed_to_run"])
+            place = (
+                ""
+                if one["address"] is None
+                else f"[{one['address']}]"
+                if ":" in one["address"]
+                else one["address"]
+            )
+            rows.append(
+                el(
+                    "tr",
+                    el("td", look.badge),
+                    el(
+                        "th",
+                        one["name"],
+                        el("span", f"{place}:{one['port']}", class_="in under mono"),
+                        scope="row",
+                    ),
+                    el("td", *_since(one)),
+                    el("td", _short(one["detail"])),
+                )
+            )
+        return joined(
+            (
+                el("p", "Served by this node itself, without IPVS:", class_="dim small"),
+                _table(("State", "Service", "Since", "Detail"), rows),
+                _more(len(found["local"]) - NAMED, "services"),
+            )
+        )
 
     def flow(self, vip: Vip) -> Markup:
         """What it carries, and which part of what this node carries that is."""
@@ -964,21 +1003,13 @@ class _Page:
             return Markup("")
         rows = []
         for one in sorted(found, key=lambda one: one["phase"] == "up" and not one["check_failed_to_run"]):
-            kind = {"up": "ok", "falling": "warn", "undecided": "warn"}.get(one["phase"], "bad")
-            look = (
-                Look("warn", "check could not run")
-                if one["check_failed_to_run"]
-                else Look(kind, one["phase"])
-            )
-            since = (
-                joined(("for ", _lasts(one["since_s"], one["since"]))) if one["since_s"] is not None else None
-            )
+            look = _look_of(one["phase"], cannot_run=one["check_failed_to_run"])
             rows.append(
                 el(
                     "tr",
                     el("td", look.badge),
                     el("th", one["scope"], scope="row"),
-                    el("td", since),
+                    el("td", *_since(one)),
                     el("td", _short(one["detail"])),
                 )
             )
@@ -1308,6 +1339,18 @@ def _table(heads: Sequence[str], rows: Sequence[Markup]) -> Markup:
 
 def _tile(name: str, value: str, kind: str, more: str = "") -> Markup:
     return el("div", el("dt", name), el("dd", value, el("small", more) if more else None), class_=kind)
+
+
+def _look_of(phase: str | None, *, cannot_run: bool) -> Look:
+    """Of a check that decides by itself; None: there is none."""
+    if cannot_run:
+        return Look("warn", "check could not run")
+    kind = {"up": "ok", "falling": "warn", "undecided": "warn", None: "calm"}.get(phase, "bad")
+    return Look(kind, phase or "not checked by itself")
+
+
+def _since(one: Mapping[str, Any]) -> tuple[object, ...]:
+    return () if one["since_s"] is None else ("for ", _lasts(one["since_s"], one["since"]))
 
 
 def _more(number: int, of: str) -> Markup:

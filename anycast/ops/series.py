@@ -82,6 +82,7 @@ class _Units:
     parts: tuple[_Part, ...]
     scopes: tuple[_Scope, ...]
     requirements: tuple[Requirement, ...]
+    local: tuple[Requirement, ...]  # what the node itself serves
     blocks: tuple[_Block, ...]
     routers: tuple[_AtRouter, ...]
 
@@ -104,7 +105,8 @@ def _units(state: State, blocks: Sequence[Block]) -> _Units:
             _Scope(_labels(scope="node", vip=""), NODE_SCOPES),
             *(_Scope(_labels(scope="vip", vip=vip.name), (vip.name,)) for vip in vips),
         ),
-        requirements=tuple(state.index.requirements),
+        requirements=tuple(one for one in state.index.requirements if not one.is_local),
+        local=tuple(one for one in state.index.requirements if one.is_local),
         blocks=tuple(map(_block, blocks)),
         routers=tuple(_at_routers(state.config)),
     )
@@ -194,6 +196,7 @@ class Series:
             *_of_vips(self._units, look),
             *_of_services(self._units, state),
             *_of_requirements(self._units, state),
+            *_of_local(self._units, state),
             *_of_maintenance(self._units, look),
             *_of_tables(self._units, board),
             *_of_routers(self._units, state),
@@ -431,6 +434,36 @@ def _of_requirements(units: _Units, state: State) -> Iterator[Family[Any, Any]]:
 
 def _requirement(name: str, one: Requirement, value: float) -> str:
     labels = _labels(scope="vip" if one.vip else "node", vip=one.vip, service=one.service)
+    return _sample(name, labels, value)
+
+
+def _of_local(units: _Units, state: State) -> Iterator[Family[Any, Any]]:
+    each = units.local
+    healths = [health_of(state, one.check) for one in each]
+    for name, about, figures in (
+        (
+            "anycast_local_service_up",
+            "1 if what the node itself serves passes its check",
+            [one.is_up for one in healths],
+        ),
+        (
+            "anycast_local_service_unknown",
+            "1 if its check could not run last time",
+            [one.unknown for one in healths],
+        ),
+        (
+            "anycast_local_service_warning",
+            "1 if it is up, with a warning",
+            [one.warned for one in healths],
+        ),
+    ):
+        yield Family(name, about, each, figures, partial(_local, name))
+
+
+def _local(name: str, one: Requirement, value: float) -> str:
+    labels = _labels(
+        vip=one.vip, service=one.service, address="" if one.address is None else str(one.address)
+    )
     return _sample(name, labels, value)
 
 

@@ -20,7 +20,7 @@ from anycast.core.hooks import Tally as HookTally
 from anycast.core.in_force import AS_WRITTEN, InForce, trial_left
 from anycast.core.in_force import conditions as of_configuration
 from anycast.core.kept import standing as kept_servers
-from anycast.core.maintenance.progress import packets_per_second, stage_ends, vips_of
+from anycast.core.maintenance.progress import arriving, stage_ends, vip_packets
 from anycast.core.maintenance.stages import (
     FILE,
     NODE,
@@ -41,6 +41,7 @@ from anycast.core.values.standing import Condition, Standing
 from anycast.core.view import At, Receipt, at, sums
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts, Verdict
 from anycast.core.vip.facts import connections_of, furthest, held_for, is_at_rest, recent_crashes, start_hold
+from anycast.core.vip.requirements import Requirement
 from anycast.ops.fleet_view import fleet_status
 from anycast.ops.servers import Look, Row, Seen, rows, seen, sees_answers
 from anycast.ops.source import TOUCH_FILE
@@ -745,9 +746,12 @@ def vip_status(
             for prefix in each
         ],
         **_stage(state, vip_progress(state, vip.name), clock),
-        "packets_per_s": _rounded(packets_per_second(state, [vip])),
+        "packets_per_s": _rounded(vip_packets(state, vip)),
         "traffic": _vip_traffic(vip, now, traffic),
         "services": _services(state, vip, clock, view or _Fresh(state, clock, traffic), traffic),
+        "local": [
+            local_status(state, name, port, one, clock) for name, port, one in local_services(state, vip)
+        ],
     }
 
 
@@ -757,8 +761,8 @@ def service_rates(vip: Vip, service: Service, now: float, traffic: Traffic | Non
 
 
 def vip_rates(vip: Vip, now: float, traffic: Traffic | None) -> Rates | None:
-    """None: not known."""
-    if traffic is None:
+    """None: not known, or IPVS has nothing to do with it."""
+    if traffic is None or not vip.services:
         return None
     return traffic.rates((key for service in vip.services for key in keys_of(vip, service)), now)
 
@@ -768,6 +772,8 @@ def node_rates(state: State, now: float, traffic: Traffic | None) -> Rates | Non
     if traffic is None:
         return None
     vips = state.config.vips
+    if not any(vip.services for vip in vips):
+        return None
     keys = (key for vip in vips for service in vip.services for key in keys_of(vip, service))
     return traffic.rates(keys, now) or (None if traffic.window() is None else NO_RATES)
 
@@ -897,6 +903,33 @@ def _services(
     ]
 
 
+def local_services(state: State, vip: Vip) -> Iterator[tuple[str, int, Requirement | None]]:
+    """What the node itself serves of a VIP: name and port, and its check at each address; None: it has none of its own."""
+    checks: dict[str, list[Requirement]] = {}
+    for one in state.index.vips[vip.name].requirements if vip.local else ():
+        if one.is_local:
+            checks.setdefault(one.service, []).append(one)
+    for local in vip.local:
+        for check in checks.get(local.name) or (None,):
+            yield local.name, local.port, check
+
+
+def local_status(state: State, name: str, port: int, one: Requirement | None, clock: Clock) -> dict[str, Any]:
+    health = None if one is None else health_of(state, one.check)
+    known = health is not None and health.phase is not Phase.UNDECIDED
+    return {
+        "name": name,
+        "address": None if one is None or one.address is None else str(one.address),
+        "port": port,
+        "phase": None if health is None else str(health.phase),
+        "detail": "" if health is None else server_detail(health, clock.now),
+        "check_failed_to_run": health is not None and health.unknown,
+        "warned": health is not None and health.warned,
+        "changes": 0 if health is None else health.changes,
+        **clock.since(health.since if health is not None and known else None),
+    }
+
+
 def fingerprint(state: State, address: Address, service: Service) -> str | None:
     """Of the table as the kernel was last read: equal on nodes that agree. None: it is not there."""
     key = service_key(address, service)
@@ -1016,9 +1049,11 @@ def _kept(state: State, vip: Vip, service: Service, clock: Clock) -> list[dict[s
 
 
 def _requirements(state: State, clock: Clock) -> list[dict[str, Any]]:
-    """What must hold besides real servers. `vip` empty: of the node; `service` empty: of the whole VIP."""
+    """What must hold besides what serves. `vip` empty: of the node; `service` empty: of the whole VIP."""
     found = []
     for one in state.index.requirements:
+        if one.is_local:
+            continue
         health = health_of(state, one.check)
         found.append(
             {
@@ -1086,7 +1121,7 @@ def scope_status(state: State, scope: str, *, now: float, wall: float) -> dict[s
     if not is_server(scope):
         # Of the node the furthest counts: it is out for a command and for a file.
         scopes = NODE_SCOPES if scope == NODE and NODE not in state.progress else (scope,)
-        packets = packets_per_second(state, vips_of(state, scope))
+        packets = arriving(state, scope)
         return {
             **_stage(state, furthest(state, scopes), clock),
             "packets_per_s": _rounded(packets),

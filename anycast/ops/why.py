@@ -17,7 +17,7 @@ from anycast.core.dataplane.proof import Proof
 from anycast.core.health.aim import targets_of
 from anycast.core.health.phase import Health, Phase
 from anycast.core.maintenance.clocks import Expiry
-from anycast.core.maintenance.progress import packets_per_second, stage_ends, vips_of
+from anycast.core.maintenance.progress import arriving, stage_ends
 from anycast.core.maintenance.stages import FILE, NODE, NODE_SCOPES, STOP, Stage
 from anycast.core.preference import sent, spelt
 from anycast.core.state import ACTIVE, State, VipState, health_of
@@ -186,6 +186,7 @@ _MEANING = {
     Reason.BELOW_QUORUM: "too few real servers are usable",
     Reason.NODE_CHECK_FAILED: "a check that the node requires fails",
     Reason.VIP_CHECK_FAILED: "a check that the VIP requires fails",
+    Reason.LOCAL_CHECK_FAILED: "what this node itself serves of it fails its check",
     Reason.HEALTHY: "everything it needs is in place",
 }
 
@@ -207,8 +208,11 @@ def text(body: Mapping[str, Any]) -> str:
 
 
 def _chain(case: _Case, known: VipState) -> Iterator[Link]:
-    yield _checks(case)
-    yield _services(case)
+    if case.vip.services:
+        yield _checks(case)
+        yield _services(case)
+    if local := _local(case):
+        yield local
     if required := _requirements(case):
         yield required
     yield _kernel(case)
@@ -368,10 +372,9 @@ def _needed(f: Facts, service: ServiceFacts) -> int:
 
 
 def _requirements(case: _Case) -> Link | None:
-    ours = [one for one in case.state.index.requirements if one.vip in ("", case.vip.name)]
-    if not ours:
+    items = tuple(_requirement(case, one) for one in _ours(case) if not one.is_local)
+    if not items:
         return None
-    items = tuple(_requirement(case, one) for one in ours)
     holds = all(item.holds for item in items)
     return Link(
         name="requirements",
@@ -381,12 +384,33 @@ def _requirements(case: _Case) -> Link | None:
     )
 
 
+def _ours(case: _Case) -> list[Requirement]:
+    """What is about the VIP: the node's first."""
+    return [*case.state.index.node_requirements, *case.state.index.vips[case.vip.name].requirements]
+
+
+def _local(case: _Case) -> Link | None:
+    """What the node itself serves."""
+    items = tuple(_requirement(case, one) for one in _ours(case) if one.is_local)
+    if not items:
+        return None
+    bad = sum(not item.holds for item in items)
+    text = f"{bad} of {len(items)} that this node itself serves {'fails' if bad == 1 else 'fail'}"
+    return Link(
+        name="local",
+        holds=not bad,
+        text=text if bad else "what this node itself serves is well",
+        items=items,
+    )
+
+
 def _requirement(case: _Case, one: Requirement) -> Item:
     health = health_of(case.state, one.check)
     since = None if health.phase is Phase.UNDECIDED else health.since
+    about = one.subject if one.is_local else f"required by {one.scope}"
     return Item(
         holds=health.is_up,
-        text=f"required by {one.scope}: {_health(case, health)}",
+        text=f"{about}: {_health(case, health)}",
         facts={
             "scope": one.scope,
             "phase": str(health.phase),
@@ -461,7 +485,7 @@ def _stage(case: _Case, scope: str) -> str:
         case Stage.WITHDRAWN:
             return f"withdrawn: waits while the routers follow{latest}"
         case Stage.QUIET:
-            packets = packets_per_second(case.state, vips_of(case.state, scope), progress.since)
+            packets = arriving(case.state, scope, progress.since)
             now = "not known yet" if packets is None else f"{packets:.0f} a second now"
             return f"quiet: waits until no more packets arrive ({now}, at most {timing.quiet_rate:g} allowed){latest}"
         case Stage.DOWN:
@@ -696,16 +720,23 @@ def would_change(case: _Case, verdict: Verdict) -> Iterator[str]:
             for service in case.facts.services:
                 if (sentence := _to_reach_quorum(case, service)) is not None:
                     yield sentence
-        case Reason.NODE_CHECK_FAILED | Reason.VIP_CHECK_FAILED:
-            for one in case.state.index.requirements:
-                if one.reason is verdict.reason and one.vip in ("", case.vip.name):
-                    health = health_of(case.state, one.check)
-                    if not health.is_up:
-                        yield f"what {one.scope} requires must hold again: {_health(case, health)}"
+        case Reason.NODE_CHECK_FAILED | Reason.VIP_CHECK_FAILED | Reason.LOCAL_CHECK_FAILED:
+            for one in _ours(case):
+                health = health_of(case.state, one.check)
+                if one.reason is verdict.reason and not health.is_up:
+                    yield f"{_asked(one)} must {_again(one)}: {_health(case, health)}"
         case Reason.HEALTHY:
             yield from _to_be_heard(case)
         case _:
             assert_never(verdict.reason)
+
+
+def _asked(one: Requirement) -> str:
+    return one.subject if one.is_local else f"what {one.scope} requires"
+
+
+def _again(one: Requirement) -> str:
+    return "pass its check again on this node" if one.is_local else "hold again"
 
 
 def _to_end(case: _Case, scope: str) -> str:
@@ -754,9 +785,10 @@ def _to_start(case: _Case) -> Iterator[str]:
     if waiting:
         names = _list(list(dict.fromkeys(row.server.name for row in waiting)))
         yield f"waiting for the first result of the check of {names}: it comes by itself"
-    for one in case.state.index.requirements:
-        if one.vip in ("", case.vip.name) and health_of(case.state, one.check).phase is Phase.UNDECIDED:
-            yield f"waiting for the first result of what {one.scope} requires: it comes by itself"
+    for one in _ours(case):
+        if health_of(case.state, one.check).phase is Phase.UNDECIDED:
+            what = f"the check of {one.subject}" if one.is_local else _asked(one)
+            yield f"waiting for the first result of {what}: it comes by itself"
     if not f.proven:
         yield f"the kernel must be as wanted: {_difference(f)}; it is being written and read back"
     if f.held and not waiting and f.proven:
@@ -801,10 +833,10 @@ def _to_be_proven(case: _Case) -> Iterator[str]:
                 f"{service.name}: this node must be able to check its real servers again ({service.fault}); whether "
                 "they are well is not known"
             )
-    for requirement in case.state.index.requirements:
+    for requirement in _ours(case):
         health = health_of(case.state, requirement.check)
-        if requirement.vip in ("", case.vip.name) and health.phase is Phase.UNPROVEN:
-            yield f"what {requirement.scope} requires must be checked again: {_health(case, health)}"
+        if health.phase is Phase.UNPROVEN:
+            yield f"{_asked(requirement)} must be checked again: {_health(case, health)}"
 
 
 def _to_reach_quorum(case: _Case, service: ServiceFacts) -> str | None:

@@ -46,6 +46,7 @@ from anycast.core.maintenance.stages import (
     is_server,
 )
 from anycast.core.owned import NOTHING
+from anycast.core.reload import serves_itself
 from anycast.core.state import State, drained_scopes, health_of, prefix_of
 from anycast.core.step import begin, next_wake, step
 from anycast.core.values.configuration import (
@@ -390,7 +391,8 @@ class World(RuleBasedStateMachine):
         if isinstance(self.pending, ev.ProgramKernel):  # and the program under way takes nothing of it away
             snapshot = kernels.play(snapshot, self.pending.ops)
         assert address in snapshot.addresses
-        assert self.state.desired.sysctls.items() <= snapshot.sysctls.items()
+        if vip.services:
+            assert self.state.desired.sysctls.items() <= snapshot.sysctls.items()
         for service in vip.services:
             entry = snapshot.table[service_key(address, service)]
             usable = [d for d in entry.destinations if d.weight > 0]
@@ -412,7 +414,8 @@ class World(RuleBasedStateMachine):
                     if key in self.dropped and (still or before):
                         active = any(one.active for one in self.kernel.connections_of(key).values())
                         drain = self.config.timing.server_drain
-                        assert not active or self.now >= self.dropped[key] + drain, "connections were cut"
+                        kept = active and not serves_itself(self.state.index, key)
+                        assert not kept or self.now >= self.dropped[key] + drain, "connections were cut"
                     if key == FOREIGN or still or before:
                         continue
                 case kernels.ExpireDestinations(removals=removals):

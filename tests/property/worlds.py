@@ -21,6 +21,7 @@ from anycast.core.values.configuration import (
     ConnectionSync,
     Forwarding,
     Leaf,
+    Local,
     Neighbor,
     Node,
     Part,
@@ -94,6 +95,12 @@ def vip(
     )
 
 
+def here(name: str, number: int, *, ports: tuple[int, ...] = (80,)) -> Vip:
+    """One that the node itself serves."""
+    local = tuple(Local(port=port, check=CHECK) for port in ports)
+    return replace(vip(name, number, ()), services=(), local=local)
+
+
 def config(*vips: Vip, exclusive: bool = False, **settings: Any) -> Config:
     return Config(node=Node(name="lb1"), bgp=BGP, vips=vips, ipvs_exclusive=exclusive, **settings)
 
@@ -163,6 +170,10 @@ CONFIGS = (
     config(otherwise(vip("web", 1, (1, 2, 3)), check=HTTP, forwarding=Forwarding.TUNNEL)),
     config(vip("web", 1, (5, 6), mark=9, ports=()), otherwise(vip("log", 2, (1, 2)), check=HTTP)),
     config(vip("web", 1, (1, 2, 3)), manage_sysctls=False),
+    # The node itself serves: all of it, a VIP of several, a port of a VIP that IPVS has the others of.
+    config(here("web", 1), here("log", 2, ports=(80, 443))),
+    config(here("web", 1), vip("log", 2, (1, 2))),
+    config(replace(vip("web", 1, (1, 2, 3)), local=(Local(port=443, check=CHECK),)), here("log", 3)),
     config(vip("web", 1, (1, 2, 3), persistence=Persistence()), vip("log", 2, (1, 2)), manage_sysctls=False),
 )
 

@@ -46,11 +46,26 @@ _SLOTS = {Scheduler.MH: MAGLEV_SLOTS, Scheduler.SH: SOURCE_SLOTS}
 
 _FOR_ALL = (
     "protocol", "pool", "check", "scheduler", "flags", "forwarding", "tunnel", "one_packet", "persistence",
-    "expire_failed", "server_capacity", "quorum",
+    "expire_failed", "server_capacity", "quorum", "local",
 )  # fmt: skip
 """What a VIP says for those of its services that do not say otherwise."""
 _GOES_WITH = {"flags": "scheduler", "tunnel": "forwarding"}
 """What has no meaning beside another value of this: then the VIP's is not taken."""
+_OF_IPVS = (
+    "mark", "pool", "servers", "scheduler", "flags", "forwarding", "tunnel", "one_packet", "persistence", "expire_failed",
+    "server_capacity", "quorum",
+)  # fmt: skip
+"""What has no meaning where the node itself serves."""
+_WITHOUT_CHECK = {
+    Protocol.UDP: (
+        "UDP has no handshake to check, and no check is written",
+        "write a check: udp, dns, syslog, tcp with a port, http, or a command",
+    ),
+    Protocol.SCTP: (
+        "the default check, a TCP handshake, proves nothing about SCTP",
+        "write a check: icmp, tcp with a port, http, or a command",
+    ),
+}
 
 # What a node can carry at all. Whether this machine does is measured when it begins (analysis/capacity.py).
 GUE_PORT = 6080  # IANA's
@@ -112,9 +127,13 @@ class Vips(Assembler):
         families = tuple(sorted({address.version for _, address in addresses}))
         require = self._checks.require(path, vip.require)
         services: list[model.Service] = []
+        local: list[model.Local] = []
         lacking: set[tuple[Path, str]] = set()
         for use in self._uses(path, name, vip):
             if not self._carried(use, addresses):
+                continue
+            if use.serving.local:
+                local += self._served_here(use, path, required=require is not None)
                 continue
             services += self._serve(use, path, families)
             if use.pool is None or not use.pool.whole or not self._whole(use.at("forwarding")):
@@ -126,12 +145,13 @@ class Vips(Assembler):
                     what = f"no server at {dotted(use.pool.path)} has an IPv{address.version} address to serve {address}"
                     self._say(place, what, "give the servers one, or remove this address")
             self._mixed(use, addresses)
-        if not addresses or not services:
+        if not addresses or not (services or local or vip.local):
             return None
         return model.Vip(
             name=name,
             addresses=tuple(address for _, address in addresses),
             services=tuple(services),
+            local=tuple(local),
             role=self._role(vip),
             med=vip.med,
             communities=tuple(dict.fromkeys(vip.communities)),
@@ -164,8 +184,9 @@ class Vips(Assembler):
     def _carried(self, use: _Use, addresses: Sequence[tuple[Path, Address]]) -> bool:
         """Whether all that is served so far is not too much. What is, is looked at no further."""
         ports = 1 if use.serving.mark else len(use.ports)
-        servers = len(use.pool.servers) if use.pool else 0
-        self._entries += ports * len(addresses) * max(1, servers)
+        # Each address of what the node itself serves is checked.
+        servers = len(addresses) if use.serving.local else len(use.pool.servers) if use.pool else 0
+        self._entries += ports * len(addresses) * (0 if use.serving.local else max(1, servers))
         checks = len(list(leaves_of(use.check or (use.pool.check if use.pool else None) or DEFAULT_CHECK)))
         self._probes += ports * servers * checks
         for number, most, each in (
@@ -243,12 +264,62 @@ class Vips(Assembler):
                 path, "nothing is served", "write port and servers, port and pool, or services", key=True
             )
             return
+        if vip.local:
+            yield from self._alone(path, vip)
+            return
         if vip.servers is None and vip.pool is None and self._whole((*path, "pool")):
             self._say_missing((*path, "servers"), "it is missing", "write the real servers, or a pool")
         pool = self._pool_of(path, name, vip)
         yield from self._by_protocol(
             path, vip=path, serving=vip, pool=pool, check=self._check_of(path, vip), inherited=frozenset()
         )
+
+    def _alone(self, path: Path, vip: schema.Vip) -> Iterator[_Use]:
+        """A VIP that the node itself serves, with a port or without."""
+        if vip.port or vip.ports or not self._whole((*path, "port"), (*path, "ports")):
+            check = None if vip.check is None else self._checks.tree((*path, "check"), vip.check)
+            yield from self._by_protocol(
+                path, vip=path, serving=vip, pool=None, check=check, inherited=frozenset()
+            )
+            return
+        self._not_by_ipvs(path, vip, frozenset())
+        if not vip.require and self._whole((*path, "require")):
+            what = "nothing says whether this node serves it"
+            self._say_missing((*path, "port"), what, "write the port, as in 53/udp, or require")
+        elif vip.check is not None:
+            self._say((*path, "check"), "there is no port to check", "write the port, or move it to require")
+
+    def _not_by_ipvs(self, path: Path, serving: schema.Serving, inherited: frozenset[str]) -> None:
+        for name in _OF_IPVS:
+            if name in serving.model_fields_set and name not in inherited:
+                what = "with local: true this node itself serves, and there is nothing to choose from"
+                self._say((*path, name), what, "remove this line, or local", key=True)
+
+    def _served_here(self, use: _Use, vip: Path, *, required: bool) -> list[model.Local]:
+        """The core's services of one use that the node itself serves: one for each port."""
+        self._not_by_ipvs(use.path, use.serving, use.inherited)
+        self._ports(use, vip)
+        require = (
+            self._checks.require(use.path, use.serving.require)
+            if isinstance(use.serving, schema.Service)
+            else None
+        )
+        check = use.check
+        if check is None and use.serving.check is None:
+            if use.protocol is Protocol.TCP:
+                check = DEFAULT_CHECK
+            elif not required and require is None and self._whole(use.at("check"), use.at("protocol")):
+                what, do = _WITHOUT_CHECK[use.protocol]
+                self._say(use.at("protocol"), what, f"{do}; or require")
+        if check is not None and any(asks_for_vip(leaf) for leaf in leaves_of(check)):
+            what = "a check with to: vip needs a real server, and this node itself serves"
+            self._say(use.at("check"), what, "write the check without to: vip: it is made at the VIP")
+        if check is not None and use.protocol is Protocol.TCP:
+            check = asked_over_tcp(check)
+        return [
+            model.Local(protocol=use.protocol, port=port, check=check, require=require)
+            for _, port in use.ports
+        ]
 
     def _pool_of(self, path: Path, name: str, vip: schema.Vip | schema.Service) -> Pool | None:
         """The pool that a VIP or a service names, or that its servers make."""
@@ -289,7 +360,9 @@ class Vips(Assembler):
         taken = {field: getattr(vip, field) for field in inherited}
         whole = service.model_copy(update=taken) if taken else service
         pool = shared
-        if service.pool is not None or service.servers is not None:
+        if whole.local:
+            pool = None
+        elif service.pool is not None or service.servers is not None:
             pool = self._pool_of(path, name, service)
         elif (
             vip.pool is None
@@ -298,7 +371,9 @@ class Vips(Assembler):
         ):
             do = "write servers, or the name of a pool, here or once for all services of the VIP"
             self._say_missing((*path, "pool"), "it is missing", do)
-        if service.servers is not None:
+        if whole.local and service.check is None and vip.servers is not None and vip.check is not None:
+            check = self._checks.tree((*above, "check"), vip.check)  # which is not the pool's alone
+        elif service.servers is not None and not whole.local:
             check = None if service.check is not None else check  # then it is the pool's
         elif service.check is not None:
             check = self._checks.tree((*path, "check"), service.check)
@@ -525,16 +600,7 @@ class Vips(Assembler):
         if protocol is Protocol.TCP or use.serving.check is not None:
             return
         if use.pool and not use.pool.check_given and self._whole(use.at("check"), use.at("mark")):
-            what, do = {
-                Protocol.UDP: (
-                    "UDP has no handshake to check, and no check is written",
-                    "write a check: udp, dns, syslog, tcp with a port, http, or a command",
-                ),
-                Protocol.SCTP: (
-                    "the default check, a TCP handshake, proves nothing about SCTP",
-                    "write a check: icmp, tcp with a port, http, or a command",
-                ),
-            }[protocol]
+            what, do = _WITHOUT_CHECK[protocol]
             self._say(use.at("protocol"), what, do)
 
     def _mark(self, use: _Use, families: tuple[int, ...]) -> None:

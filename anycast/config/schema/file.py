@@ -586,6 +586,11 @@ class Serving(Part):
     quorum: Annotated[Quorum, or_text(of.QUORUM_NUMBER.schema)] = entry(
         "How many usable real servers the VIP needs. A number or a share alone is `low`.", Quorum()
     )
+    local: of.Flag | None = entry(
+        "true: this node itself serves the port, without IPVS: a program on it listens at the VIP's address. There is no "
+        "pool then. The check is made at the VIP's own address and port, unless it has others; with `require`, a VIP "
+        "needs no port, and a port that is not TCP no check. Default: false."
+    )
     port: list[of.PortSet] | None = entry(
         "The port that is served: a number or a well-known name such as https, with /udp or /tcp behind it if it is "
         "not of `protocol`."

@@ -450,7 +450,7 @@ def _difference(state: State, snapshot: Snapshot, vip: Vip, address: Address) ->
             return Difference(text=f"{key} is not in IPVS", piece=key)
         if apart := ipvs.apart(actual, state.desired.table[key]):
             return Difference(text=f"{key}: {apart}", piece=key)
-    for name, value in state.index.sysctls.items():
+    for name, value in state.index.sysctls.items() if vip.services else ():
         if name not in snapshot.sysctls:
             return Difference(text=f"{name} has not been read yet", piece=REST)
         found = snapshot.sysctls[name]

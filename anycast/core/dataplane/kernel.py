@@ -58,6 +58,14 @@ def seconds_to_end(connections: int) -> float:
     return WALK + ENDED_IN * min(connections, MOST_ENDED)
 
 
+class IpvsNeed(StrEnum):
+    """Whether a reading looks at IPVS. Asking for it loads its module."""
+
+    NEEDED = "needed"  # the reading fails without it
+    LEFT = "left"  # nothing that is configured needs it; what this node had in it before is to go, if the kernel has it
+    NONE = "none"
+
+
 class SyncRole(StrEnum):
     """The kernel's two daemons. A node of an active fleet runs both."""
 
@@ -72,7 +80,8 @@ class Snapshot:
     `table` has the records alone: a service that nobody changed is the same object as in the reading before, however
     many connections came and went. `connections` has their counts, packed, of each service that has any: of its
     destinations, in their order. `traffic` has the counters of each service that has had any, as `ipvs.COUNTED`.
-    `sync_lost`: the daemons run, but their interface is gone or was made anew: they neither send nor hear.
+    `arrived`: packets for what the node itself serves, of each maintenance that waits for the last, where they can be
+    counted. `sync_lost`: the daemons run, but their interface is gone or was made anew: they neither send nor hear.
     """
 
     table: ipvs.Table
@@ -84,6 +93,7 @@ class Snapshot:
     sync_lost: bool = False
     packets: Mapping[ipvs.Key, int] = field(default_factory=dict, compare=False)  # received by each service
     received: Received | None = field(default=None, compare=False)  # by all together; None: could not be read
+    arrived: Mapping[str, int] = field(default_factory=dict, compare=False)
     connections: Mapping[ipvs.Key, bytes] = field(default_factory=dict, compare=False)
     traffic: Mapping[ipvs.Key, bytes] = field(default_factory=dict, compare=False)
 

@@ -15,6 +15,7 @@ from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.desired import EXPIRE_AGAIN, GONE, aim, expiries
 from anycast.core.dataplane.traffic import EST_CPULIST, RUN_ESTIMATION, WINDOW, Count, counted, uncounted
 from anycast.core.events import Effect, KernelRead, Log, ProgramKernel, ReadKernel
+from anycast.core.maintenance.progress import awaited
 from anycast.core.maintenance.stages import Stage
 from anycast.core.owned import rid
 from anycast.core.state import (
@@ -186,7 +187,8 @@ def _contested(
 def _counted(kernel: KernelState, snapshot: kernels.Snapshot, now: float) -> tuple[Count, ...]:
     if uncounted(snapshot.sysctls) is not None:
         return ()
-    return counted(kernel.counts, Count(at=now, packets=snapshot.packets, received=snapshot.received))
+    new = Count(at=now, packets=snapshot.packets, received=snapshot.received, arrived=snapshot.arrived)
+    return counted(kernel.counts, new)
 
 
 def _readings(kernel: KernelState, now: float) -> tuple[Reading, ...]:
@@ -309,7 +311,9 @@ def drive(before: State, state: State, now: float) -> Step:
             return _expire(state, kernel, snapshot, lost, now)
     if due:
         kernel = replace(kernel, busy=True)
-        return replace(state, kernel=kernel), [ReadKernel(sysctls=_to_read(state))]
+        return replace(state, kernel=kernel), [
+            ReadKernel(sysctls=_to_read(state), ipvs=_ipvs(state), arriving=awaited(state))
+        ]
     return (state if kernel is state.kernel else replace(state, kernel=kernel)), []
 
 
@@ -431,7 +435,7 @@ def _program(
         repairs=repairs,
         contests=_contested(kernel.contests, drifted, now),
     )
-    effects: list[Effect] = [ProgramKernel(ops=ops, sysctls=_to_read(state))]
+    effects: list[Effect] = [_program_of(state, ops)]
     # What is changed again and again stands as a condition, with how often; it does not fill the log.
     said = drifted and all(_is_contested(kernel.contests, piece) for piece in drifted)
     if not again and not said:
@@ -524,7 +528,7 @@ def _expire(
     }
     effects: list[Effect] = [
         Log(event="server.connections_expired", fields=fields),
-        ProgramKernel(ops=ops, sysctls=_to_read(state)),
+        _program_of(state, ops),
     ]
     recent = {server: at for server, at in state.expired.items() if now < at + EXPIRE_AGAIN}
     return replace(state, kernel=kernel, expired={**recent, **expired}), effects
@@ -546,7 +550,20 @@ def _as_many_as_fit(
     return tuple(one for one in lost if one.service in held), ended
 
 
+def _program_of(state: State, ops: tuple[kernels.KernelOp, ...]) -> ProgramKernel:
+    return ProgramKernel(ops=ops, sysctls=_to_read(state), ipvs=_ipvs(state), arriving=awaited(state))
+
+
+def _ipvs(state: State) -> kernels.IpvsNeed:
+    if state.index.needs_ipvs:
+        return kernels.IpvsNeed.NEEDED
+    left = state.owned.services or state.owned.sync
+    return kernels.IpvsNeed.LEFT if left else kernels.IpvsNeed.NONE
+
+
 def _to_read(state: State) -> tuple[str, ...]:
+    if not state.index.needs_ipvs:
+        return ()
     return (*state.index.sysctls, RUN_ESTIMATION, EST_CPULIST)
 
 

@@ -9,7 +9,7 @@ the live count was after it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from anycast.core.dataplane.ipvs import Key
@@ -41,6 +41,7 @@ class Count:
     at: float
     packets: Mapping[Key, int]
     received: Received | None = None
+    arrived: Mapping[str, int] = field(default_factory=dict)  # as the snapshot has it
 
 
 def uncounted(sysctls: Mapping[str, str | None]) -> str | None:
@@ -58,6 +59,19 @@ def counted(counts: tuple[Count, ...], new: Count) -> tuple[Count, ...]:
         return counts
     old = [count for count in counts if count.at <= new.at - _KEPT]
     return (*old[-1:], *counts[len(old) :], new)
+
+
+def arrived(counts: tuple[Count, ...], scope: str, *, since: float = float("-inf")) -> float | None:
+    """Packets a second for what the node itself serves of this maintenance, by a live count. None: not known (yet)."""
+    found = [(one.at, one.arrived[scope]) for one in counts if one.at >= since and scope in one.arrived]
+    if not found or scope not in counts[-1].arrived:
+        return None
+    at, packets = found[-1]
+    bases = [(then, before) for then, before in found if then <= at - SPAN]
+    if not bases or bases[-1][1] > packets:
+        return None
+    then, before = bases[-1]
+    return (packets - before) / (at - then)
 
 
 def at_most(counts: tuple[Count, ...], keys: Iterable[Key], *, since: float = float("-inf")) -> float | None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
 
@@ -28,10 +28,12 @@ from anycast.core.maintenance.stages import (
     is_server,
 )
 from anycast.core.state import ACTIVE, ClockSet, State
-from anycast.core.values.configuration import Vip
+from anycast.core.values.configuration import Address, Vip
 from anycast.core.values.moment import iso
 from anycast.core.vip.decide import Advertise
 from anycast.core.withdrawal import Phase, followed
+
+LIMIT = "the limit has passed"
 
 
 def vips_of(state: State, scope: str) -> tuple[Vip, ...]:
@@ -39,6 +41,49 @@ def vips_of(state: State, scope: str) -> tuple[Vip, ...]:
     if scope in NODE_SCOPES:
         return state.config.vips
     return (state.index.vips[scope].vip,) if scope in state.index.vips else ()
+
+
+def awaited(state: State) -> dict[str, tuple[Address, ...]]:
+    """The addresses whose last packet a maintenance waits for, and that IPVS does not count."""
+    found = {}
+    for scope, progress in state.progress.items():
+        if progress.stage in (Stage.ACTIVE, Stage.DOWN):
+            continue
+        addresses = tuple(one for vip in vips_of(state, scope) if _is_here(vip) for one in vip.addresses)
+        if addresses:
+            found[scope] = addresses
+    return found
+
+
+def _is_here(vip: Vip) -> bool:
+    """Whether the node itself serves any of it."""
+    return bool(vip.local) or not vip.services
+
+
+def arriving(state: State, scope: str, since: float = float("-inf")) -> float | None:
+    """Packets a second that come in for the VIPs of a maintenance. None: not known."""
+    return _arriving(state, scope, since, packets_per_second)
+
+
+def _arriving(
+    state: State, scope: str, since: float, of_ipvs: Callable[[State, list[Vip], float], float | None]
+) -> float | None:
+    vips = vips_of(state, scope)
+    others = [vip for vip in vips if not _is_here(vip)]
+    counted = of_ipvs(state, others, since)
+    if len(others) == len(vips):
+        return counted
+    here = traffic.arrived(state.kernel.counts, scope, since=since)
+    if not others:
+        return here
+    return None if here is None or counted is None else here + counted
+
+
+def vip_packets(state: State, vip: Vip) -> float | None:
+    """Packets a second that come in for a VIP. Of what the node itself serves they are counted in its maintenance alone."""
+    if not _is_here(vip):
+        return packets_per_second(state, [vip])
+    return traffic.arrived(state.kernel.counts, vip.name)
 
 
 def packets_per_second(state: State, vips: Iterable[Vip], since: float = float("-inf")) -> float | None:
@@ -224,10 +269,12 @@ def _done(state: State, scope: str, progress: Progress, now: float) -> tuple[Pro
             progress = progress if went is progress.withdrawal else replace(progress, withdrawal=went)
             return progress, "withdrawn" if went.phase is Phase.SETTLED else None
         case Stage.QUIET:
-            rate = _packets_at_most(state, vips_of(state, scope), progress.since)
+            rate = _arriving(state, scope, progress.since, _packets_at_most)
             if rate is not None and rate <= timing.quiet_rate:
                 return progress, "quiet"
-            return progress, "the limit has passed" if now >= progress.since + timing.quiet_limit else None
+            uncounted = any(map(_is_here, vips_of(state, scope))) and rate is None
+            why = "the limit has passed, and packets could not be counted" if uncounted else LIMIT
+            return progress, why if now >= progress.since + timing.quiet_limit else None
         case Stage.ACTIVE | Stage.DOWN:
             return progress, None
 
@@ -241,7 +288,7 @@ def _entered(state: State, scope: str, stage: Stage, now: float) -> Progress:
 
 
 def _stage_changed(state: State, scope: str, new: Progress, why: str, after: float) -> Log:
-    rate = packets_per_second(state, vips_of(state, scope))
+    rate = arriving(state, scope)
     fields = {
         "scope": _word(scope),
         "stage": str(new.stage),

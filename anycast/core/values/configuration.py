@@ -308,6 +308,23 @@ class Service:
         return f"mark/{self.mark}" if self.mark else f"{self.protocol}/{self.port}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Local:
+    """One protocol and port of a VIP that this node serves itself, without IPVS."""
+
+    protocol: Protocol = Protocol.TCP
+    port: int
+    check: Check | Rule[Leaf] | None = (
+        None  # of the port at each address of the VIP; None: `require` alone tells
+    )
+    require: Rule[Leaf] | None = None  # must hold for the VIP to be announced
+
+    @property
+    def name(self) -> str:
+        """`udp/53`: unique within a VIP."""
+        return f"{self.protocol}/{self.port}"
+
+
 class Role(StrEnum):
     """What this node is for a VIP. Routers use a backup's path only while no primary announces the VIP."""
 
@@ -331,7 +348,8 @@ class Vip:
 
     name: str
     addresses: tuple[Address, ...]
-    services: tuple[Service, ...]
+    services: tuple[Service, ...]  # by IPVS; none: this node serves all of it itself
+    local: tuple[Local, ...] = ()  # by this node itself
     role: Role = Role.PRIMARY
     med: int | None = None
     communities: tuple[str, ...] = ()  # "asn:value", both 16 bits
@@ -591,3 +609,9 @@ class Config:
 
     def vip(self, name: str) -> Vip | None:
         return next((vip for vip in self.vips if vip.name == name), None)
+
+    @property
+    def needs_ipvs(self) -> bool:
+        """Whether the kernel must have it: not where this node serves every VIP itself."""
+        asked = self.ipvs_exclusive or self.timeouts is not None or self.connection_sync is not None
+        return asked or not self.vips or any(vip.services for vip in self.vips)

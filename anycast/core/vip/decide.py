@@ -34,6 +34,7 @@ class Reason(StrEnum):
     BELOW_QUORUM = "below_quorum"
     NODE_CHECK_FAILED = "node_check_failed"
     VIP_CHECK_FAILED = "vip_check_failed"
+    LOCAL_CHECK_FAILED = "local_check_failed"
     HEALTHY = "healthy"
 
 
@@ -59,6 +60,7 @@ BLAME: dict[Reason, Blame] = {
     Reason.BELOW_QUORUM: Blame.SHARED,
     Reason.NODE_CHECK_FAILED: Blame.AROUND,  # NODE of a check that looks into the node: `RequirementFacts.beyond`
     Reason.VIP_CHECK_FAILED: Blame.SHARED,  # of a check that looks at this node itself: `RequirementFacts.of_node`
+    Reason.LOCAL_CHECK_FAILED: Blame.NODE,  # the program of this node itself is broken
     Reason.HEALTHY: Blame.NODE,  # in nobody's way
 }
 

@@ -99,7 +99,7 @@ def _held(state: State, known: VipState, now: float) -> str:
 
 def _requirement_facts(state: State, requirement: Requirement) -> RequirementFacts:
     health = health_of(state, requirement.check)
-    about = f"{requirement.service}: " if requirement.service else ""
+    about = f"{requirement.subject}: " if requirement.subject else ""
     return RequirementFacts(
         reason=requirement.reason,
         phase=health.phase,

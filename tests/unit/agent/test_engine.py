@@ -7,11 +7,12 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from types import MappingProxyType
 from unittest.mock import Mock
 
 import pytest
@@ -70,8 +71,10 @@ class FakeKernel:
         *,
         only: Iterable[Key] | None = None,
         alike: kernels.Desired | None = None,
+        need: kernels.IpvsNeed = kernels.IpvsNeed.NEEDED,
+        arriving: Mapping[str, tuple[Address, ...]] = MappingProxyType({}),
     ) -> kernels.Snapshot:
-        del alike
+        del alike, need, arriving
         self.readings += 1
         self.asked.append(None if only is None else frozenset(only))
         if self.hanging:

@@ -139,7 +139,7 @@ def test_everything_that_can_be_written_arrives() -> None:
         IPv4Address("10.2.1.1"),
         IPv6Address("fd00:2:1::1"),
     )
-    web, syslog, metrics = config.vips
+    web, syslog, dns, metrics = config.vips
     assert (web.med, web.communities, web.large_communities) == (100, ("65000:100",), ("65000:1:100",))
     http, https, own, marked = web.services
     assert (own.pool.name, own.pool.servers[0].name) == ("web-8443", "api1")
@@ -169,6 +169,7 @@ def test_everything_that_can_be_written_arrives() -> None:
         kind=CommandCheck(argv=("/usr/local/lib/anycast/check-syslog", "--quick")), timeout=3.0
     )
     assert [service.name for service in metrics.services] == ["tcp/80", "tcp/9090"]
+    assert [one.name for one in dns.local] == ["udp/53", "tcp/53"]
     assert metrics.services[0].flags == frozenset()
     assert metrics.services[0].forwarding is Forwarding.NAT
     assert [(server.port, server.weight) for server in metrics.services[0].pool.servers] == [

@@ -24,7 +24,7 @@ from anycast.core.dataplane.kernel import Snapshot
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance, Stage
 from anycast.core.state import prefix_of
-from anycast.core.values.configuration import Check, Config, HoldDown, TcpCheck, Vip
+from anycast.core.values.configuration import Check, Config, HoldDown, Local, Protocol, TcpCheck, Vip
 from anycast.core.values.persistent import PersistentMap
 from anycast.core.values.report import FailedRoute, NeighborState
 from anycast.core.vip.decide import Advertise, Reason
@@ -62,6 +62,13 @@ RICH = replace(
         requiring(holding(CONFIG.vips[0]), BOTH),
         vip("mail", "192.0.2.2"),
         vip("empty", "192.0.2.3", ports=()),
+        replace(
+            vip("dns", "192.0.2.4", "2001:db8:99::4", ports=()),
+            local=(
+                Local(protocol=Protocol.UDP, port=53, check=Check(kind=TcpCheck(), fall=1)),
+                Local(port=53),
+            ),
+        ),
     ),
     require=EITHER,
 )
@@ -80,7 +87,7 @@ def in_maintenance(node: Node) -> None:
 
 
 def failing(node: Node) -> None:
-    node.probe("10.9.2.1", "10.9.2.2")
+    node.probe("10.9.2.1", "10.9.2.2", "192.0.2.4")
 
 
 def unknown(node: Node) -> None:

@@ -20,6 +20,7 @@ from anycast.core.values.configuration import (
     Export,
     HoldDown,
     HttpCheck,
+    Local,
     Part,
     Role,
     Rule,
@@ -114,6 +115,14 @@ def required(config: Config) -> Node:
     return node
 
 
+def here() -> Node:
+    web, *others = CONFIG.vips
+    local = (Local(port=80, check=Check(kind=TcpCheck(), fall=1)),)
+    node = healthy(replace(CONFIG, vips=(replace(web, services=(), local=local), *others)))
+    node.probe("192.0.2.1")
+    return node
+
+
 CASES: dict[Reason, tuple[Callable[[], Node], str]] = {
     Reason.STOPPING: (stopping, "`systemctl start anycast-agent`"),
     Reason.NODE_MAINTENANCE: (
@@ -135,6 +144,10 @@ CASES: dict[Reason, tuple[Callable[[], Node], str]] = {
         "what node requires must hold again: down since 08:00:00Z: link: eth0 has no carrier",
     ),
     Reason.VIP_CHECK_FAILED: (lambda: required(REQUIRING), "what vip web requires must hold again"),
+    Reason.LOCAL_CHECK_FAILED: (
+        here,
+        "tcp/80 at 192.0.2.1 must pass its check again on this node: down since",
+    ),
     Reason.HEALTHY: (healthy, "tcp/80 IPv4: it stays up while 1 of 2 are usable: 1 more may fail"),
 }
 

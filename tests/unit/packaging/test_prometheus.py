@@ -20,7 +20,7 @@ from anycast.core import events as ev
 from anycast.core.dataplane.kernel import KINDS
 from anycast.core.hooks import Tally
 from anycast.core.maintenance.stages import Stage
-from anycast.core.values.configuration import Check, Part, Rule, TcpCheck
+from anycast.core.values.configuration import Check, Local, Part, Rule, TcpCheck
 from anycast.core.values.fleet import Fleet, PeerAt
 from anycast.core.values.standing import Condition
 from anycast.core.vip.decide import Reason
@@ -43,7 +43,8 @@ promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="no promt
 def node() -> Node:
     """One of everything there are metrics of."""
     rule = Rule(needed=1, parts=(Part(name="db", check=Check(kind=TcpCheck(port=1), address=None)),))
-    vips = (replace(CONFIG.vips[0], require=rule), *CONFIG.vips[1:])
+    local = (Local(port=8080, check=Check(kind=TcpCheck())),)
+    vips = (replace(CONFIG.vips[0], require=rule, local=local), *CONFIG.vips[1:])
     neighbors = tuple(replace(one, view=True) for one in CONFIG.bgp.neighbors)
     bgp = replace(CONFIG.bgp, neighbors=neighbors)
     fleet = Fleet(peers=(PeerAt(name="lb2"),), capacity=TEN)
