@@ -7,6 +7,8 @@
                                                  and with it all that came of these nodes since their last one
     ["view", problem]                            of the view as a whole
 
+A frame may be a list of such, which are taken in their order and are one event.
+
 Instants are of CLOCK_MONOTONIC of this machine. Ages in a head and in rows are as of the instant `told` of the node. Pure.
 """
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -32,6 +34,7 @@ MOST = 64 * 1024  # bytes of a frame
 MOST_NODES = 256
 _ROWS = 64  # VIPs in a frame
 _NODES = 32  # in a frame
+_SIZE = 8 * 1024  # bytes that are sent together
 _MOST_TEXT = 300
 
 
@@ -60,8 +63,23 @@ class Told:
     answers: bool = False
 
 
-def pack(frame: Sequence[Any]) -> bytes:
-    data = json.dumps(frame, separators=(",", ":"), allow_nan=False).encode()
+def packed(some: Iterable[Sequence[Any]]) -> Iterator[bytes]:
+    """As few frames as there can be of a size that costs the agent a millisecond."""
+    together: list[bytes] = []
+    size = 0
+    for one in some:
+        data = json.dumps(one, separators=(",", ":"), allow_nan=False).encode()
+        if together and size + len(data) > _SIZE:
+            yield _framed(together)
+            together, size = [], 0
+        together.append(data)
+        size += len(data) + 1
+    if together:
+        yield _framed(together)
+
+
+def _framed(together: Sequence[bytes]) -> bytes:
+    data = b"[" + b",".join(together) + b"]"
     return LENGTH.pack(len(data)) + data
 
 
@@ -121,9 +139,19 @@ class Receiver:
     def take(self, frame: bytes) -> FleetHeard | None:
         """None: it belongs to what comes next."""
         try:
-            return self._taken(json.loads(frame))
+            return self._all(json.loads(frame))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise BrokenError(f"a frame that cannot be understood ({type(error).__name__})") from None
+
+    def _all(self, frames: Any) -> FleetHeard | None:
+        if not isinstance(frames, list) or not all(isinstance(one, list) for one in frames):
+            raise TypeError(frames)
+        events = [event for one in frames if (event := self._taken(one)) is not None]
+        if len(events) < 2:
+            return events[0] if events else None
+        peers = {name: peer for event in events for name, peer in event.peers.items()}
+        problems = [event.problem for event in events if event.problem is not None]
+        return FleetHeard(peers=peers, problem=problems[-1] if problems else None)
 
     def _taken(self, frame: Any) -> FleetHeard | None:
         match frame:
