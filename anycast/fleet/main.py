@@ -11,9 +11,11 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from anycast.core.values.fleet import FleetView
 from anycast.daemon_threads import DaemonThreads
 from anycast.fleet.frames import LENGTH, Task, Told, differing, is_urgent, packed, summed
 from anycast.fleet.peers import Peers
+from anycast.fleet.register import keep_registered
 from anycast.lesser import become_lesser, set_up_logging
 
 NAME = "anycast-fleet"  # as the kernel knows it
@@ -43,7 +45,7 @@ async def serve(line: socket.socket) -> None:
         (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
         task: Task = pickle.loads(await reader.readexactly(size))  # noqa: S301 - from the agent
         teller = Teller(writer)
-        asking = asyncio.create_task(Peers(task.node, task.fleet, teller.hear, teller.alive).run())
+        asking = asyncio.create_task(_asking(task, teller))
         telling = asyncio.create_task(teller.run())
         ending = asyncio.create_task(reader.read(1))
         try:
@@ -62,6 +64,13 @@ async def serve(line: socket.socket) -> None:
         writer.close()
 
 
+async def _asking(task: Task, teller: Teller) -> None:
+    if task.fleet.view is FleetView.ETCD:
+        await keep_registered(task, teller.hear, teller.alive, teller.view)
+    else:
+        await Peers(task.node, task.fleet, teller.hear, teller.alive).run()
+
+
 class Teller:
     """Tells the agent what has changed since it was told last, however much came meanwhile."""
 
@@ -71,6 +80,7 @@ class Teller:
         self._sent: dict[str, Told] = {}
         self._news: dict[str, None] = {}  # names, in order
         self._life: dict[str, float] = {}
+        self._problem: str | None = ""  # that is still to be told
         self._changed = asyncio.Event()
 
     def hear(self, told: Told) -> None:
@@ -81,14 +91,19 @@ class Teller:
         if is_urgent(self._sent.get(told.name), told):
             self._changed.set()
 
+    def view(self, problem: str) -> None:
+        """Of the view as a whole; empty: it is over."""
+        self._problem = problem
+        self._changed.set()
+
     def alive(self, name: str, at: float) -> None:
         self._life[name] = at
 
     async def run(self) -> None:
         """Until it is cancelled. Raises ConnectionError."""
-        await self._tell([("view", "")])
         loop = asyncio.get_running_loop()
         beat, beats = loop.time() + BEAT, 0
+        self._changed.set()
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(beat):
@@ -105,6 +120,9 @@ class Teller:
         if not all_of_it:
             return
         self._changed.clear()
+        if self._problem is not None:
+            yield "view", self._problem
+            self._problem = None
         some = [self._known[name] for name in self._news]
         self._news.clear()
         for new in some:
