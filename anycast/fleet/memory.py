@@ -31,14 +31,13 @@ class Memory:
     def news(self, heard: Heard, now: float) -> None:
         """It has said that."""
         told = self.told
-        since = told.told
+        since, rows = told.told, told.rows
         if since is None or heard.born != self.born or heard.at < self.at:
-            self.at, self.born, self.based, since = heard.at, heard.born, {}, now
+            self.at, self.born, self.based, since, rows = heard.at, heard.born, {}, now, {}
         based = {
             digest: self.based[digest] if digest in self.based else self._based(rows)
             for digest, rows in heard.pieces.items()
         }
-        rows = told.rows
         if based.keys() != self.based.keys():
             rows = {name: row for some in based.values() for name, row in some.items()}
         self.based, self.pieces = based, heard.pieces

@@ -119,7 +119,7 @@ def test_with_users_and_tls(tmp_path: Path) -> None:
     (tmp_path / "etcd").mkdir()
     (tmp_path / "password").write_text("secret\n")
     more = f", user: fleet, password_file: {tmp_path}/password, tls: {{ca: {tmp_path}/ca.pem}}"
-    files = {"cert-file": "node.pem", "key-file": "node.key", "trusted-ca-file": "ca.pem"}
+    files = {"cert-file": "node.pem", "key-file": "node.key"}
     options = [f"--{option}={tmp_path}/{file}" for option, file in files.items()]
     with cluster(tmp_path / "etcd", *options, scheme="https") as members:
 

@@ -14,7 +14,7 @@ from anycast.fleet.frames import Told
 from anycast.fleet.memory import Memory
 
 DOCUMENT = Document(node="lb2", version="1", soft=4.0, turn=Turn(claim=Claim.ASKED, ago=2.0, number=1))
-ROW: Row = ("announced", "healthy", 90.0, "t")
+ROW: Row = ("announced", "healthy", 90.0, "t", (1, 2))
 
 
 def heard(at: float, born: float = 1.0, *, pieces: dict[str, dict[str, Row]] | None = None) -> Heard:
@@ -36,7 +36,9 @@ def test_ages_are_right_whatever_the_other_clock_shows(offset: float, pauses: li
     for number, pause in enumerate([0.0, *pauses]):
         now += pause
         known[f"v{number}"] = now - 1.0
-        rows = {name: ("announced", "", since + offset, "") for name, since in known.items()}
+        rows: dict[str, Row] = {
+            name: ("announced", "", since + offset, "", ()) for name, since in known.items()
+        }
         memory.news(heard(now + offset, pieces={f"d{number}": rows}), now)
         for name, since in known.items():
             assert abs(age(memory, name, now + 7.0) - (now + 7.0 - since)) < 0.2
@@ -63,9 +65,11 @@ def test_rows_stay_the_same_object_until_a_piece_is_another() -> None:
 def test_another_agent_there_has_another_clock() -> None:
     memory = Memory(Told(name="lb2"))
     memory.news(heard(100.0), 5.0)
-    memory.news(heard(3.0, born=2.0, pieces={"a": {"web": ("announced", "", 1.0, "")}}), 60.0)
+    memory.news(heard(3.0, born=2.0, pieces={"a": {"web": ("announced", "", 1.0, "", ())}}), 60.0)
     assert memory.told.told == 60.0
     assert age(memory, "web", 60.0) == 2.0
+    memory.news(heard(5.0, born=3.0, pieces={}), 70.0)
+    assert memory.told.rows == {}
 
 
 def test_a_problem_is_told_once_and_forgets_nothing() -> None:

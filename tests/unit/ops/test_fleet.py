@@ -37,7 +37,7 @@ def test_every_vip_is_told_with_its_standing_since_when_and_its_tables() -> None
     one = node()
     found = rows(Told(one), one.now)
     assert set(found) == {vip.name for vip in one.state.config.vips}
-    announced, reason, since, table = found["v3"]
+    announced, reason, since, table, _ = found["v3"]
     assert (announced, reason) == ("announced", "healthy")
     assert since == pytest.approx(one.state.vips["v3"].since, abs=0.1)
     assert len(table) == 12
@@ -104,7 +104,7 @@ def test_the_status_says_what_is_believed_how_old_it_is_and_what_was_said() -> N
         ("lb2", "unknown", None)
     ]
     document = codec.read(Told(one).answer(one.now).body(()), {}).document
-    vips = {"web": codec.told(("announced", "healthy", 0.0, ""), 0.0)}
+    vips = {"web": codec.told(("announced", "healthy", 0.0, "", ()), 0.0)}
     peer = Peer(name="lb2", document=replace(document, vips=vips), heard=one.now - 1.5, told=one.now)
     one.send(ev.FleetHeard(peers={"lb2": peer}, problem="etcd"))
     found = fleet_status(one.state, clock)
