@@ -175,7 +175,7 @@ async def _others(folder: Path, *, tls: bool) -> None:
             token=Secret(file=str(folder / "token")),
             tls=files if tls else None,
         )
-        asking.append(Peers(name(number), fleet, lambda _: None, lambda *_: None))
+        asking.append(Peers(fleet, lambda _: None, lambda *_: None))
     print("ready", flush=True)
 
     async def later(number: int, peers: Peers) -> None:

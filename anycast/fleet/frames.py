@@ -1,6 +1,6 @@
 """What the process that asks other nodes tells the agent: small frames of JSON, each of less than a millisecond.
 
-    ["life", {name: heard}]                      signs of life, with nothing new
+    ["life", {name: heard}]                      signs of life, with nothing new; empty: of the process itself
     ["head", name, head]                         what a node says of itself, without its VIPs
     ["vips", name, {vip: row}, [gone]]           some of its VIPs
     ["peers", [[name, source, heard, told, problem, problem_since, answers], ...]]
@@ -135,6 +135,7 @@ class Receiver:
         self._peers: dict[str, Peer] = {}
         self._heads: dict[str, tuple[Document, Mapping[str, Load]]] = {}
         self._rows: dict[str, PersistentMap[str, VipTold]] = {}
+        self._loads: dict[str, Mapping[str, Load]] = {}
 
     def take(self, frame: bytes) -> FleetHeard | None:
         """None: it belongs to what comes next."""
@@ -184,7 +185,9 @@ class Receiver:
             raise BrokenError(f"there are more than {MOST_NODES} nodes")
         return name
 
-    def _life(self, heard: Mapping[str, Any]) -> FleetHeard:
+    def _life(self, heard: Mapping[str, Any]) -> FleetHeard | None:
+        if not heard:
+            return None  # of the process itself
         for name, at in heard.items():
             self._peers[name] = replace(self._peers[name], heard=_instant(at))
         return FleetHeard(peers={name: self._peers[name] for name in heard})
@@ -206,7 +209,8 @@ class Receiver:
         heard, told, since = instants
         document = None
         if (head := self._heads.get(name)) is not None:
-            vips = self._rows[name] = _loaded(self._rows.get(name, PersistentMap()), head[1])
+            vips = _loaded(self._rows.get(name, PersistentMap()), self._loads.get(name, {}), head[1])
+            self._rows[name], self._loads[name] = vips, head[1]
             document = replace(head[0], vips=vips)
         before = self._peers.get(name)
         if before is not None and before.document == document:
@@ -224,18 +228,15 @@ class Receiver:
         return peer
 
 
-def _loaded(vips: PersistentMap[str, VipTold], loads: Mapping[str, Load]) -> PersistentMap[str, VipTold]:
-    """With these loads of VIPs, and no others."""
-    fresh = {
-        name: replace(vips[name], load=load)
-        for name, load in loads.items()
-        if name in vips and vips[name].load != load
-    }
-    fresh |= {
-        name: replace(one, load=None)
-        for name, one in vips.items()
-        if one.load is not None and name not in loads
-    }
+def _loaded(
+    vips: PersistentMap[str, VipTold], before: Iterable[str], loads: Mapping[str, Load]
+) -> PersistentMap[str, VipTold]:
+    """With these loads of VIPs, and no others. `before`: those that had one."""
+    fresh: dict[str, VipTold] = {}
+    for name in {*before, *loads}:
+        one = vips.get(name)
+        if one is not None and one.load != loads.get(name):
+            fresh[name] = replace(one, load=loads.get(name))
     return vips.updated(fresh)
 
 

@@ -68,7 +68,7 @@ async def _asking(task: Task, teller: Teller) -> None:
     if task.fleet.view is FleetView.ETCD:
         await keep_registered(task, teller.hear, teller.alive, teller.view)
     else:
-        await Peers(task.node, task.fleet, teller.hear, teller.alive).run()
+        await Peers(task.fleet, teller.hear, teller.alive).run()
 
 
 class Teller:
@@ -131,13 +131,12 @@ class Teller:
         yield from summed(some)
 
     def _alive(self, *, on_beat: bool) -> Iterator[Sequence[Any]]:
-        """Of those whose figures wait, too."""
+        """Of those whose figures wait, too; and of this process, that does not hang."""
         if not on_beat:
             return
         life, self._life = self._life, {}
         life |= {name: at for name in self._news if (at := self._known[name].heard) is not None}
-        if life := {name: at for name, at in life.items() if name in self._sent}:
-            yield "life", life
+        yield "life", {name: at for name, at in life.items() if name in self._sent}
 
     async def _tell(self, frames: Iterable[Sequence[Any]]) -> None:
         for frame in packed(frames):

@@ -37,8 +37,7 @@ class _SaysNoError(Exception):
 class Peers:
     """`hear` is told of each change, `alive` of each answer without one."""
 
-    def __init__(self, own: str, fleet: Fleet, hear: Hear, alive: Alive) -> None:
-        self._own = own
+    def __init__(self, fleet: Fleet, hear: Hear, alive: Alive) -> None:
         self._fleet = fleet
         self._hear = hear
         self._alive = alive

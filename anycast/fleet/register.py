@@ -67,7 +67,7 @@ class Register:
         self._lease = 0
         self._written = _Written()
         self._others: dict[str, Memory] = {}
-        self._read: dict[str, tuple[int, bytes]] = {}  # of each node, the revision that was read last
+        self._read: dict[str, int] = {}  # of each node, the revision that was read last
 
     async def beat(self, now: float) -> None:
         """Raises EtcdError."""
@@ -132,7 +132,7 @@ class Register:
     async def _take(self, name: str, entry: Entry, now: float) -> None:
         memory = self._others.setdefault(name, Memory(Told(name=name, source=Source.ETCD)))
         try:
-            if self._read.get(name, (0, b""))[0] == entry.modified:
+            if self._read.get(name) == entry.modified:
                 if memory.same(now):
                     self._hear(memory.told)
                 else:
@@ -145,7 +145,7 @@ class Register:
             if memory.failed(f"what it wrote cannot be read: {error}", now, answers=True):
                 self._hear(memory.told)
             return
-        self._read[name] = entry.modified, b""
+        self._read[name] = entry.modified
         memory.news(heard, now)
         self._hear(memory.told)
 

@@ -100,6 +100,20 @@ def test_one_that_says_what_it_must_not_is_killed(
     assert "killed" in next(one["why"] for one in logs if one["event"] == "fleet.ended")
 
 
+def test_one_that_says_nothing_any_more_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_process, "PATIENCE", 0.3)
+    says(monkeypatch, LENGTH.pack(13) + b'[["life",{}]]')
+    agent = Agent(FLEET)
+
+    async def story() -> None:
+        keeping = asyncio.create_task(agent.process.keep())
+        await until(agent.problems)
+        await ended(keeping)
+
+    play(story)
+    assert "it has said nothing for 0.3 s: killed" in agent.problems()[0]
+
+
 def test_one_that_is_killed_is_started_again_and_the_view_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet_process, "FIRST_PAUSE", 0.01)
     agent = Agent(FLEET)
@@ -136,6 +150,8 @@ def test_it_runs_only_where_somebody_is_to_be_asked_and_anew_for_others() -> Non
             keeping = asyncio.create_task(agent.process.keep())
             await asyncio.sleep(0)
             agent.reload(replace(FLEET, view=FleetView.NONE))
+            await asyncio.sleep(0)
+            agent.reload(replace(FLEET, peers=()))
             await asyncio.sleep(0)
             assert not started()
             agent.reload(FLEET)
