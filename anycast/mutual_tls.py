@@ -24,6 +24,17 @@ def client(files: Certificates, names: Collection[str]) -> ssl.SSLContext:
     return _context(ssl.Purpose.SERVER_AUTH, files, names)
 
 
+def to_server(files: Certificates | None) -> ssl.SSLContext | None:
+    """To one that is no node, by its host name as everywhere. None: the system's own authorities. Raises OSError."""
+    if files is None:
+        return None
+    context = ssl.create_default_context(cafile=files.ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if files.certificate is not None:
+        context.load_cert_chain(files.certificate, files.key)
+    return context
+
+
 def _context(purpose: ssl.Purpose, files: Certificates, names: Collection[str]) -> ssl.SSLContext:
     context = ssl.create_default_context(purpose, cafile=files.ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -38,7 +38,9 @@ INTERVAL = 2.0
 RANK = (0, 0, 0, 0)  # of every VIP
 WINDOW = 60.0  # seconds of each measurement
 SETTLES = 20.0
-PORT = 21700
+PORT = int(
+    os.environ.setdefault("ANYCAST_BENCH_PORT", str(21000 + os.getpid() % 9000))
+)  # the other process has the same
 OWN = "127.0.8.1"
 FLAPS = 10.0  # seconds between two changes of a VIP of each of the others
 GOALS = {"cpu": 0.01, "agent_mib": 8.0, "lateness": 1.2}
@@ -173,7 +175,7 @@ async def _others(folder: Path, *, tls: bool) -> None:
             token=Secret(file=str(folder / "token")),
             tls=files if tls else None,
         )
-        asking.append(Peers(name(number), fleet, lambda _: None, lambda *_: None))
+        asking.append(Peers(fleet, lambda _: None, lambda *_: None))
     print("ready", flush=True)
 
     async def later(number: int, peers: Peers) -> None:

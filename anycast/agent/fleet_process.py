@@ -28,11 +28,13 @@ from anycast.core.events import FleetHeard
 from anycast.core.fleet.codec import BrokenError
 from anycast.core.fleet.values import Capacity
 from anycast.core.values.configuration import Config
-from anycast.core.values.fleet import Fleet, OnDisagreement
+from anycast.core.values.fleet import Fleet, FleetView, OnDisagreement
 from anycast.fleet.frames import LENGTH, MOST, Receiver, Task
 from anycast.process import how_it_ended, watch
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds until the next one is started
+PATIENCE = 15.0  # seconds for which it may say nothing: it says every second that it is there
+START = 60.0  # the same at first: it starts at a low priority
 STEADY = 60.0  # seconds after which one counts as having come up
 GOODBYE = 1.0  # seconds for one that says no more to end
 PAUSE = 0.002  # seconds after each frame: others have a turn
@@ -96,6 +98,8 @@ class FleetProcess:
         fleet = config.fleet
         if fleet is None or not fleet.asks:
             return None
+        if fleet.view is FleetView.PEERS and not any(one.host for one in fleet.peers):
+            return None
         return Task(node=config.node.name, fleet=_asked(fleet), runtime_dir=config.node.runtime_dir)
 
     async def _until_other(self, task: Task | None) -> None:
@@ -135,11 +139,13 @@ async def _one(task: Task, post: Post) -> str:
             ending: set[asyncio.Future[Any]] = {hearing, exited}
             await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
             if hearing.done():
-                with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
                     hearing.result()
                 await asyncio.wait({exited}, timeout=GOODBYE)  # it has gone, and says by its status why
         except BrokenError as error:
             return f"it says what it must not ({error}): killed"
+        except TimeoutError:
+            return f"it has said nothing for {PATIENCE:g} s: killed"
         finally:
             hearing.cancel()
             with contextlib.suppress(ProcessLookupError):
@@ -149,17 +155,20 @@ async def _one(task: Task, post: Post) -> str:
 
 
 async def _hear(line: socket.socket, task: Task, post: Post) -> None:
-    """For ever. Raises OSError, IncompleteReadError: it has gone; BrokenError."""
+    """For ever. Raises OSError, IncompleteReadError: it has gone; BrokenError; TimeoutError."""
     reader, writer = await asyncio.open_connection(sock=line.dup(), limit=MOST)
     try:
         data = pickle.dumps(task, pickle.HIGHEST_PROTOCOL)
         writer.write(LENGTH.pack(len(data)) + data)
-        receiver = Receiver()
+        receiver, patience = Receiver(), START
         while True:
-            (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-            if size > MOST:
-                raise BrokenError(f"a frame of {size} bytes")
-            event = receiver.take(await reader.readexactly(size))
+            async with asyncio.timeout(patience):
+                (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+                if size > MOST:
+                    raise BrokenError(f"a frame of {size} bytes")
+                frame = await reader.readexactly(size)
+            patience = PATIENCE
+            event = receiver.take(frame)
             if event is not None:
                 post(event)
             await asyncio.sleep(PAUSE)

@@ -1,11 +1,13 @@
 """What the process that asks other nodes tells the agent: small frames of JSON, each of less than a millisecond.
 
-    ["life", {name: heard}]                      signs of life, with nothing new
+    ["life", {name: heard}]                      signs of life, with nothing new; empty: of the process itself
     ["head", name, head]                         what a node says of itself, without its VIPs
     ["vips", name, {vip: row}, [gone]]           some of its VIPs
     ["peers", [[name, source, heard, told, problem, problem_since, answers], ...]]
                                                  and with it all that came of these nodes since their last one
     ["view", problem]                            of the view as a whole
+
+A frame may be a list of such, which are taken in their order and are one event.
 
 Instants are of CLOCK_MONOTONIC of this machine. Ages in a head and in rows are as of the instant `told` of the node. Pure.
 """
@@ -15,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -32,6 +34,7 @@ MOST = 64 * 1024  # bytes of a frame
 MOST_NODES = 256
 _ROWS = 64  # VIPs in a frame
 _NODES = 32  # in a frame
+_SIZE = 8 * 1024  # bytes that are sent together
 _MOST_TEXT = 300
 
 
@@ -60,8 +63,23 @@ class Told:
     answers: bool = False
 
 
-def pack(frame: Sequence[Any]) -> bytes:
-    data = json.dumps(frame, separators=(",", ":"), allow_nan=False).encode()
+def packed(some: Iterable[Sequence[Any]]) -> Iterator[bytes]:
+    """As few frames as there can be of a size that costs the agent a millisecond."""
+    together: list[bytes] = []
+    size = 0
+    for one in some:
+        data = json.dumps(one, separators=(",", ":"), allow_nan=False).encode()
+        if together and size + len(data) > _SIZE:
+            yield _framed(together)
+            together, size = [], 0
+        together.append(data)
+        size += len(data) + 1
+    if together:
+        yield _framed(together)
+
+
+def _framed(together: Sequence[bytes]) -> bytes:
+    data = b"[" + b",".join(together) + b"]"
     return LENGTH.pack(len(data)) + data
 
 
@@ -117,13 +135,24 @@ class Receiver:
         self._peers: dict[str, Peer] = {}
         self._heads: dict[str, tuple[Document, Mapping[str, Load]]] = {}
         self._rows: dict[str, PersistentMap[str, VipTold]] = {}
+        self._loads: dict[str, Mapping[str, Load]] = {}
 
     def take(self, frame: bytes) -> FleetHeard | None:
         """None: it belongs to what comes next."""
         try:
-            return self._taken(json.loads(frame))
+            return self._all(json.loads(frame))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise BrokenError(f"a frame that cannot be understood ({type(error).__name__})") from None
+
+    def _all(self, frames: Any) -> FleetHeard | None:
+        if not isinstance(frames, list) or not all(isinstance(one, list) for one in frames):
+            raise TypeError(frames)
+        events = [event for one in frames if (event := self._taken(one)) is not None]
+        if len(events) < 2:
+            return events[0] if events else None
+        peers = {name: peer for event in events for name, peer in event.peers.items()}
+        problems = [event.problem for event in events if event.problem is not None]
+        return FleetHeard(peers=peers, problem=problems[-1] if problems else None)
 
     def _taken(self, frame: Any) -> FleetHeard | None:
         match frame:
@@ -156,7 +185,9 @@ class Receiver:
             raise BrokenError(f"there are more than {MOST_NODES} nodes")
         return name
 
-    def _life(self, heard: Mapping[str, Any]) -> FleetHeard:
+    def _life(self, heard: Mapping[str, Any]) -> FleetHeard | None:
+        if not heard:
+            return None  # of the process itself
         for name, at in heard.items():
             self._peers[name] = replace(self._peers[name], heard=_instant(at))
         return FleetHeard(peers={name: self._peers[name] for name in heard})
@@ -178,7 +209,8 @@ class Receiver:
         heard, told, since = instants
         document = None
         if (head := self._heads.get(name)) is not None:
-            vips = self._rows[name] = _loaded(self._rows.get(name, PersistentMap()), head[1])
+            vips = _loaded(self._rows.get(name, PersistentMap()), self._loads.get(name, {}), head[1])
+            self._rows[name], self._loads[name] = vips, head[1]
             document = replace(head[0], vips=vips)
         before = self._peers.get(name)
         if before is not None and before.document == document:
@@ -196,18 +228,15 @@ class Receiver:
         return peer
 
 
-def _loaded(vips: PersistentMap[str, VipTold], loads: Mapping[str, Load]) -> PersistentMap[str, VipTold]:
-    """With these loads of VIPs, and no others."""
-    fresh = {
-        name: replace(vips[name], load=load)
-        for name, load in loads.items()
-        if name in vips and vips[name].load != load
-    }
-    fresh |= {
-        name: replace(one, load=None)
-        for name, one in vips.items()
-        if one.load is not None and name not in loads
-    }
+def _loaded(
+    vips: PersistentMap[str, VipTold], before: Iterable[str], loads: Mapping[str, Load]
+) -> PersistentMap[str, VipTold]:
+    """With these loads of VIPs, and no others. `before`: those that had one."""
+    fresh: dict[str, VipTold] = {}
+    for name in {*before, *loads}:
+        one = vips.get(name)
+        if one is not None and one.load != loads.get(name):
+            fresh[name] = replace(one, load=loads.get(name))
     return vips.updated(fresh)
 
 

@@ -8,14 +8,19 @@ import contextlib
 import os
 import pickle
 import socket
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
+from anycast.core.values.fleet import FleetView
 from anycast.daemon_threads import DaemonThreads
-from anycast.fleet.frames import LENGTH, Task, Told, differing, is_urgent, pack, summed
+from anycast.fleet.frames import LENGTH, Task, Told, differing, is_urgent, packed, summed
 from anycast.fleet.peers import Peers
+from anycast.fleet.register import keep_registered
 from anycast.lesser import become_lesser, set_up_logging
 
 NAME = "anycast-fleet"  # as the kernel knows it
 BEAT = 1.0  # seconds between two frames with signs of life
+FIGURES = 2  # beats between two times that figures alone are told
 
 
 def main(argv: list[str]) -> int:
@@ -40,7 +45,7 @@ async def serve(line: socket.socket) -> None:
         (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
         task: Task = pickle.loads(await reader.readexactly(size))  # noqa: S301 - from the agent
         teller = Teller(writer)
-        asking = asyncio.create_task(Peers(task.node, task.fleet, teller.hear, teller.alive).run())
+        asking = asyncio.create_task(_asking(task, teller))
         telling = asyncio.create_task(teller.run())
         ending = asyncio.create_task(reader.read(1))
         try:
@@ -59,6 +64,13 @@ async def serve(line: socket.socket) -> None:
         writer.close()
 
 
+async def _asking(task: Task, teller: Teller) -> None:
+    if task.fleet.view is FleetView.ETCD:
+        await keep_registered(task, teller.hear, teller.alive, teller.view)
+    else:
+        await Peers(task.fleet, teller.hear, teller.alive).run()
+
+
 class Teller:
     """Tells the agent what has changed since it was told last, however much came meanwhile."""
 
@@ -68,6 +80,7 @@ class Teller:
         self._sent: dict[str, Told] = {}
         self._news: dict[str, None] = {}  # names, in order
         self._life: dict[str, float] = {}
+        self._problem: str | None = ""  # that is still to be told
         self._changed = asyncio.Event()
 
     def hear(self, told: Told) -> None:
@@ -78,35 +91,54 @@ class Teller:
         if is_urgent(self._sent.get(told.name), told):
             self._changed.set()
 
+    def view(self, problem: str) -> None:
+        """Of the view as a whole; empty: it is over."""
+        self._problem = problem
+        self._changed.set()
+
     def alive(self, name: str, at: float) -> None:
         self._life[name] = at
 
     async def run(self) -> None:
         """Until it is cancelled. Raises ConnectionError."""
-        await self._tell(["view", ""])
         loop = asyncio.get_running_loop()
-        beat = loop.time() + BEAT
+        beat, beats = loop.time() + BEAT, 0
+        self._changed.set()
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(beat):
                     await self._changed.wait()
-            self._changed.clear()
-            some = [self._known[name] for name in self._news]
-            self._news.clear()
-            for new in some:
-                for frame in differing(self._sent.get(new.name), new):
-                    await self._tell(frame)
-                self._sent[new.name] = new
-            for frame in summed(some):
-                await self._tell(frame)
-            if loop.time() >= beat:
-                beat = loop.time() + BEAT
-                life, self._life = self._life, {}
-                if life := {
-                    name: at for name, at in life.items() if name in self._sent and name not in self._news
-                }:
-                    await self._tell(["life", life])
+            on_beat = loop.time() >= beat
+            if on_beat:
+                beat, beats = loop.time() + BEAT, beats + 1
+            figures = on_beat and beats % FIGURES == 0
+            await self._tell(
+                [*self._fresh(all_of_it=self._changed.is_set() or figures), *self._alive(on_beat=on_beat)]
+            )
 
-    async def _tell(self, frame: object) -> None:
-        self._writer.write(pack(frame))  # type: ignore[arg-type]
-        await self._writer.drain()
+    def _fresh(self, *, all_of_it: bool) -> Iterator[Sequence[Any]]:
+        if not all_of_it:
+            return
+        self._changed.clear()
+        if self._problem is not None:
+            yield "view", self._problem
+            self._problem = None
+        some = [self._known[name] for name in self._news]
+        self._news.clear()
+        for new in some:
+            yield from differing(self._sent.get(new.name), new)
+            self._sent[new.name] = new
+        yield from summed(some)
+
+    def _alive(self, *, on_beat: bool) -> Iterator[Sequence[Any]]:
+        """Of those whose figures wait, too; and of this process, that does not hang."""
+        if not on_beat:
+            return
+        life, self._life = self._life, {}
+        life |= {name: at for name in self._news if (at := self._known[name].heard) is not None}
+        yield "life", {name: at for name, at in life.items() if name in self._sent}
+
+    async def _tell(self, frames: Iterable[Sequence[Any]]) -> None:
+        for frame in packed(frames):
+            self._writer.write(frame)
+            await self._writer.drain()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 
 import aiohttp
 import structlog
@@ -17,12 +16,13 @@ from anycast.core.fleet.codec import BrokenError, Heard, Row
 from anycast.core.fleet.values import Source
 from anycast.core.values.fleet import Certificates, Fleet, PeerAt
 from anycast.fleet.frames import Told
+from anycast.fleet.memory import Memory
 
 TIMEOUT = 1.0  # seconds for an answer, whole
 AGAIN = 0.5  # seconds until one that has not answered is asked again, as long as it is not gone
 CONNECTION_LASTS = 60.0  # seconds: each new one looks at the certificates again
 SECRETS_LAST = 5.0  # seconds for which a token and certificates are good that were read
-_MOST_WHY = 280
+_MOST_TAG = 64
 
 log = structlog.get_logger()
 
@@ -34,23 +34,10 @@ class _SaysNoError(Exception):
     """It answers, and what it says cannot be used. `args[0]`: why."""
 
 
-@dataclass(slots=True)
-class _Memory:
-    """Of one node: what it said last, and by which clock."""
-
-    told: Told
-    tag: str = ""
-    pieces: Mapping[str, Mapping[str, Row]] = None  # type: ignore[assignment]
-    based: Mapping[str, Mapping[str, Row]] = None  # type: ignore[assignment]
-    at: float = 0.0  # by its clock, at the instant `told.told` of ours
-    born: float = 0.0
-
-
 class Peers:
     """`hear` is told of each change, `alive` of each answer without one."""
 
-    def __init__(self, own: str, fleet: Fleet, hear: Hear, alive: Alive) -> None:
-        self._own = own
+    def __init__(self, fleet: Fleet, hear: Hear, alive: Alive) -> None:
         self._fleet = fleet
         self._hear = hear
         self._alive = alive
@@ -66,7 +53,7 @@ class Peers:
     async def _follow(self, peer: PeerAt, share: float) -> None:
         """`share`: of the interval, at which its beat is."""
         loop, interval = asyncio.get_running_loop(), self._fleet.interval
-        memory = _Memory(Told(name=peer.name), pieces={}, based={})
+        memory = Memory(Told(name=peer.name))
         due = loop.time() + share * min(interval, TIMEOUT)
         line = _Line(self._secrets, peer)
         try:
@@ -87,15 +74,17 @@ class Peers:
         finally:
             await line.close()
 
-    async def _ask(self, line: _Line, memory: _Memory) -> bool:
+    async def _ask(self, line: _Line, memory: Memory) -> bool:
         """Whether it has said something that can be used."""
         try:
-            heard = await line.ask(memory.tag, memory.pieces)
+            heard = await line.ask(memory.pieces)
             now = asyncio.get_running_loop().time()
-            if heard is None:
-                self._same(memory, now)
+            if heard is not None:
+                self._news(memory, heard, now)
+            elif memory.same(now):
+                self._hear(memory.told)
             else:
-                self._news(memory, *heard, now)
+                self._alive(memory.told.name, now)
         except _SaysNoError as error:
             self._failed(memory, str(error), answers=True)
         except (BrokenError, secrets.SecretError) as error:
@@ -112,62 +101,16 @@ class Peers:
         await line.close()
         return False
 
-    def _same(self, memory: _Memory, now: float) -> None:
-        told = memory.told
-        if told.problem:
-            memory.told = replace(told, heard=now, problem="", problem_since=None, answers=False)
+    def _news(self, memory: Memory, heard: Heard, now: float) -> None:
+        if heard.document.node != memory.told.name:
+            raise _SaysNoError(f"{heard.document.node[:64]} answers where {memory.told.name} is asked")
+        memory.news(heard, now)
+        self._hear(memory.told)
+
+    def _failed(self, memory: Memory, why: str, *, answers: bool) -> None:
+        if memory.failed(why, asyncio.get_running_loop().time(), answers=answers):
+            log.warning("fleet.peer_failed", peer=memory.told.name, why=memory.told.problem)
             self._hear(memory.told)
-        else:
-            memory.told = replace(told, heard=now)
-            self._alive(told.name, now)
-
-    def _news(self, memory: _Memory, tag: str, heard: Heard, now: float) -> None:
-        told = memory.told
-        if heard.document.node != told.name:
-            raise _SaysNoError(f"{heard.document.node[:64]} answers where {told.name} is asked")
-        if told.told is None or heard.born != memory.born or heard.at < memory.at:
-            memory.at, memory.born, memory.based = heard.at, heard.born, {}
-            since = now
-        else:
-            since = told.told
-        based = {
-            digest: memory.based[digest]
-            if digest in memory.based
-            else {
-                name: (one, why, round(at - memory.at, 1), table, rank)
-                for name, (one, why, at, table, rank) in rows.items()
-            }
-            for digest, rows in heard.pieces.items()
-        }
-        rows = told.rows
-        if based.keys() != memory.based.keys() or not memory.tag:
-            rows = {name: row for some in based.values() for name, row in some.items()}
-        memory.based, memory.pieces, memory.tag = based, heard.pieces, tag
-        memory.told = replace(
-            told,
-            document=codec.later(heard.document, heard.at - memory.at),
-            loads=heard.loads,
-            rows=rows,
-            heard=now,
-            told=since,
-            problem="",
-            problem_since=None,
-            answers=False,
-        )
-        self._hear(memory.told)
-
-    def _failed(self, memory: _Memory, why: str, *, answers: bool) -> None:
-        """Nothing of it is forgotten: what is gone by is decided by age."""
-        told = memory.told
-        memory.tag = ""  # whole, the next time
-        why = " ".join(why.split())[:_MOST_WHY]
-        if (told.problem, told.answers) == (why, answers):
-            return
-        now = asyncio.get_running_loop().time()
-        since = told.problem_since if told.problem and told.answers == answers else now
-        memory.told = replace(told, problem=why, problem_since=since, answers=answers)
-        log.warning("fleet.peer_failed", peer=told.name, why=why)
-        self._hear(memory.told)
 
 
 def _spelt(error: BaseException, peer: PeerAt, tls: Certificates | None) -> tuple[str, bool]:
@@ -239,36 +182,43 @@ class _Line:
         self._until = 0.0
         self._version = 0
         self._url = ""
+        self._tag = ""  # of the answer that came last
 
     async def close(self) -> None:
+        """Nothing is known of what comes next."""
+        self._tag = ""
+        await self._closed()
+
+    async def _closed(self) -> None:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
 
-    async def ask(self, tag: str, pieces: Mapping[str, Mapping[str, Row]]) -> tuple[str, Heard] | None:
+    async def ask(self, pieces: Mapping[str, Mapping[str, Row]]) -> Heard | None:
         """None: it is as it was. Raises _SaysNoError, BrokenError, SecretError, TimeoutError, OSError, ClientError."""
         async with asyncio.timeout(TIMEOUT):
-            return await self._answer(tag, pieces)
+            return await self._answer(pieces)
 
-    async def _answer(self, tag: str, pieces: Mapping[str, Mapping[str, Row]]) -> tuple[str, Heard] | None:
+    async def _answer(self, pieces: Mapping[str, Mapping[str, Row]]) -> Heard | None:
         headers = {codec.PIECES: ",".join(pieces)}
         if (token := self._secrets.token()) is not None:
             headers["Authorization"] = f"Bearer {token}"
-        if tag:
-            headers["If-None-Match"] = f'"{tag}"'
+        if self._tag:
+            headers["If-None-Match"] = self._tag
         session = await self._open()
         async with session.get(self._url, headers=headers, allow_redirects=False) as response:
-            if response.status == 304 and tag:
+            if response.status == 304 and self._tag:
                 return None
             if response.status != 200:
                 raise _SaysNoError(await _refusal(response))
-            data = await _body(response)
-            return response.headers.get("ETag", "").strip('"')[:64], codec.read(data, pieces)
+            heard = codec.read(await _body(response), pieces)
+            self._tag = response.headers.get("ETag", "")[:_MOST_TAG]
+            return heard
 
     async def _open(self) -> aiohttp.ClientSession:
         now = asyncio.get_running_loop().time()
         if self._session is None or now > self._until or self._version != self._secrets.version:
-            await self.close()
+            await self._closed()
             context = self._secrets.context(self.peer)
             host = f"[{self.peer.host}]" if ":" in self.peer.host else self.peer.host
             self._url = f"{'http' if context is None else 'https'}://{host}:{self.peer.port}{codec.PATH}"

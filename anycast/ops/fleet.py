@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from anycast.ops import status
 from anycast.ops.source import Source
 
 FRESH = 0.5  # seconds for which an answer is good, however many ask
+READY_FRESH = 2.0  # seconds for which it is good whether the node is ready
 MEMORY = 3600.0  # seconds for which a withdrawal is told of
 _DIGEST = 6  # bytes of the fingerprint of a VIP's tables
 
@@ -49,7 +51,7 @@ def document(source: Source, now: float) -> Document:
         version=anycast.__version__,
         configuration=force.fingerprint,
         fleet=force.nodes,
-        ready=not status.readiness(state, now),
+        ready=_READY.of(state, now),
         maintenance=str(furthest(state, NODE_SCOPES).stage),
         soft=_soft(state, now),
         load=carried.node,
@@ -68,13 +70,42 @@ def document(source: Source, now: float) -> Document:
 
 def _soft(state: State, now: float) -> float | None:
     """Seconds since the last VIP was taken back for such a reason, of those that have not come back."""
-    since = [
-        one.since
-        for one in state.vips.values()
-        if one.verdict.advertise is Advertise.NO and one.verdict.reason in SOFT
-    ]
-    ago = now - max(since) if since else MEMORY
+    ago = now - _SINCE.of(state)
     return ago if ago < MEMORY else None
+
+
+class _Since:
+    """The instant at which a VIP was taken back last, of those that are; looked for again once a VIP has changed."""
+
+    def __init__(self) -> None:
+        self._of: tuple[object, float] = (None, -math.inf)
+
+    def of(self, state: State) -> float:
+        if self._of[0] is not state.vips:
+            since = [
+                one.since
+                for one in state.vips.values()
+                if one.verdict.advertise is Advertise.NO and one.verdict.reason in SOFT
+            ]
+            self._of = state.vips, max(since, default=-math.inf)
+        return self._of[1]
+
+
+class _Ready:
+    """Whether the node is ready, which is worked out for all VIPs: good for a moment."""
+
+    def __init__(self) -> None:
+        self._of: tuple[str, float, bool] = ("", -math.inf, False)
+
+    def of(self, state: State, now: float) -> bool:
+        node, at, ready = self._of
+        if node != state.config.node.name or not at <= now < at + READY_FRESH:
+            ready = not status.readiness(state, now)
+            self._of = state.config.node.name, now, ready
+        return ready
+
+
+_SINCE, _READY = _Since(), _Ready()
 
 
 @dataclass(frozen=True, slots=True)

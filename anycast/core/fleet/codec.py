@@ -333,10 +333,10 @@ def told(one: Row, at: float, load: Load | None = None) -> VipTold:
 
 
 def later(document: Document, seconds: float) -> Document:
-    """With ages as of another instant, so many seconds before the one that they are of."""
+    """With ages as of another instant, so many seconds before the one that they are of: the same in every answer."""
     turn = document.turn
     return replace(
         document,
-        soft=None if document.soft is None else document.soft - seconds,
-        turn=None if turn is None else replace(turn, ago=turn.ago - seconds),
+        soft=None if document.soft is None else round(document.soft - seconds, 3),
+        turn=None if turn is None else replace(turn, ago=round(turn.ago - seconds, 3)),
     )

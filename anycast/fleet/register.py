@@ -1,0 +1,231 @@
+"""The source `etcd`: each node writes what it says of itself under a lease of its own, and reads what the others wrote.
+
+What etcd's answers mean was measured (`anycast.fleet.etcd`). A lease that is lost says nothing of a node: one pause of a
+member of etcd can end those of all nodes at once. So whoever loses his takes another and writes again, and a key that has
+vanished is looked at a second time before anything follows from it (`core.fleet.believe`). Etcd grows with every write, and
+by default nothing makes it smaller: figures that change a little are no reason to write.
+
+    PREFIXnodes/NODE          what the node says of itself, without its VIPs, and the digests of their pieces
+    PREFIXvips/NODE/DIGEST    a piece; never changed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from anycast import mutual_tls
+from anycast.core.fleet import codec
+from anycast.core.fleet.codec import BrokenError, Heard, Row
+from anycast.core.fleet.values import Document, Load, Source, VipStanding, VipTold
+from anycast.fleet.etcd import Client, Entry, EtcdError, Is, RefusedError, delete, put
+from anycast.fleet.frames import Task, Told
+from anycast.fleet.memory import Memory
+from anycast.fleet.own import own
+
+LIFE = 10  # seconds that a lease lasts without being kept: longer than etcd needs for another leader
+REFRESH = 60.0  # seconds after which it is written though nothing has changed: ages count from there
+FIGURES = 30.0  # seconds between two writes for the sake of figures alone
+MUCH = 0.1  # of a figure: less is no change
+MOST_VALUE = 64 * 1024  # bytes of a key's value
+_AT_ONCE = 32  # pieces in a transaction
+_MOST_NODES = 64
+GONE = "its key in etcd is gone: it does not keep its lease, or etcd has lost it"
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Written:
+    """What this node wrote last, under the lease that it has."""
+
+    head: Mapping[str, Any] = field(default_factory=dict)
+    pieces: frozenset[str] = frozenset()
+    at: float = -math.inf
+
+
+class Register:
+    """Of one node. `beat` writes what is to be written and reads the others."""
+
+    def __init__(
+        self, task: Task, client: Client, hear: Callable[[Told], None], alive: Callable[[str, float], None]
+    ) -> None:
+        self._node = task.node
+        self._runtime = Path(task.runtime_dir)
+        prefix = "" if task.fleet.etcd is None else task.fleet.etcd.prefix
+        self._nodes, self._vips = f"{prefix}nodes/", f"{prefix}vips/"
+        self._client = client
+        self._hear = hear
+        self._alive = alive
+        self._lease = 0
+        self._written = _Written()
+        self._others: dict[str, Memory] = {}
+        self._read: dict[str, int] = {}  # of each node, the revision that was read last
+
+    async def beat(self, now: float) -> None:
+        """Raises EtcdError."""
+        await self._keep()
+        entries = {one.key.removeprefix(self._nodes): one for one in await self._client.below(self._nodes)}
+        mine = entries.pop(self._node, None)
+        await self._write(mine, now)
+        for name, entry in list(entries.items())[:_MOST_NODES]:
+            await self._take(name, entry, now)
+        for name, memory in self._others.items():
+            if name not in entries and memory.failed(GONE, now, answers=False):
+                self._hear(memory.told)
+
+    async def _keep(self) -> None:
+        """A lease that is gone says nothing of this node: it takes another."""
+        if self._lease and not await self._client.keep_alive(self._lease):
+            log.warning("fleet.lease_lost", lease=self._lease)
+            self._lease = 0
+        if not self._lease:
+            self._lease, self._written = await self._client.grant(LIFE), _Written()
+
+    async def _write(self, mine: Entry | None, now: float) -> None:
+        try:
+            heard = await own(self._runtime)
+        except (OSError, TimeoutError, BrokenError):
+            return  # its ops process is being started again; what stands there stands on
+        head, pieces = _spelt(heard)
+        if mine is None or mine.lease != self._lease:
+            self._written = _Written()
+        written = self._written
+        if not self._is_other(head, pieces, written, now):
+            return
+        fresh = [one for digest, one in pieces.items() if digest not in written.pieces]
+        key = f"{self._vips}{self._node}/"
+        revision = 0 if mine is None else mine.modified
+        compare = [Is(f"{self._nodes}{self._node}", "MOD", revision)]
+        for first in range(0, len(fresh), _AT_ONCE):
+            some = [
+                put(f"{key}{one.digest}", one.text.encode(), self._lease)
+                for one in fresh[first : first + _AT_ONCE]
+            ]
+            if not await self._client.transact(compare, then=some):
+                return  # something late was carried out meanwhile: the next beat sees it
+        gone = [delete(f"{key}{digest}") for digest in list(written.pieces - pieces.keys())[:_AT_ONCE]]
+        body = json.dumps({**head, "at": heard.at, "pieces": list(pieces)}, separators=(",", ":")).encode()
+        then = [put(f"{self._nodes}{self._node}", body, self._lease), *gone]
+        if await self._client.transact(compare, then=then):
+            self._written = _Written(head, frozenset(pieces), now)
+
+    @staticmethod
+    def _is_other(
+        head: Mapping[str, Any], pieces: Mapping[str, object], written: _Written, now: float
+    ) -> bool:
+        if written.pieces != pieces.keys() or now > written.at + REFRESH:
+            return True
+        if _without_figures(head) != _without_figures(written.head):
+            return True
+        return now > written.at + FIGURES and any(
+            _differ(head.get(one), written.head.get(one)) for one in _FIGURES
+        )
+
+    async def _take(self, name: str, entry: Entry, now: float) -> None:
+        memory = self._others.setdefault(name, Memory(Told(name=name, source=Source.ETCD)))
+        try:
+            if self._read.get(name) == entry.modified:
+                if memory.same(now):
+                    self._hear(memory.told)
+                else:
+                    self._alive(name, now)
+                return
+            heard = await self._whole(name, entry, memory.pieces)
+            if heard.document.node != name:
+                raise BrokenError(f"{heard.document.node[:64]} has written it")
+        except BrokenError as error:
+            if memory.failed(f"what it wrote cannot be read: {error}", now, answers=True):
+                self._hear(memory.told)
+            return
+        self._read[name] = entry.modified
+        memory.news(heard, now)
+        self._hear(memory.told)
+
+    async def _whole(self, name: str, entry: Entry, known: Mapping[str, Mapping[str, Row]]) -> Heard:
+        """Raises BrokenError, EtcdError."""
+        try:
+            head = json.loads(entry.value)
+            digests = [one for one in head["pieces"] if isinstance(one, str)]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise BrokenError("it is no document") from None
+        fresh = {}
+        if any(one not in known for one in digests):
+            for one in await self._client.below(f"{self._vips}{name}/"):
+                digest = one.key.rpartition("/")[2]
+                if digest in digests and digest not in known and len(one.value) <= MOST_VALUE:
+                    fresh[digest] = one.value.decode("utf-8", "replace")
+        vips = ",".join(f"{json.dumps(digest)}:{text}" for digest, text in fresh.items())
+        text = json.dumps({key: value for key, value in head.items() if key != "vips"})
+        return codec.read(f'{text[:-1]},"vips":{{{vips}}}}}'.encode(), known)
+
+
+_FIGURES = ("load", "rest", "loads")
+
+
+def _spelt(heard: Heard) -> tuple[Mapping[str, Any], Mapping[str, codec.Piece]]:
+    """As the own ops process made them."""
+    document: Document = replace(heard.document, vips=dict(_of_loads(heard.loads)))
+    pieces = [codec.piece(rows) for rows in heard.pieces.values()]
+    return codec.head(document, born=heard.born, at=heard.at), {one.digest: one for one in pieces}
+
+
+def _of_loads(loads: Mapping[str, Load]) -> Iterator[tuple[str, VipTold]]:
+    for name, load in loads.items():
+        yield name, VipTold(standing=VipStanding.ANNOUNCED, load=load)
+
+
+def _without_figures(head: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: one for key, one in head.items() if key not in _FIGURES}
+
+
+def _differ(new: Any, old: Any) -> bool:
+    """By more than a little."""
+    if isinstance(new, dict) and isinstance(old, dict):
+        return new.keys() != old.keys() or any(_differ(one, old[key]) for key, one in new.items())
+    if isinstance(new, list) and isinstance(old, list) and len(new) == len(old):
+        return any(map(_differ, new, old))
+    if isinstance(new, int | float) and isinstance(old, int | float):
+        return not math.isclose(new, old, rel_tol=MUCH, abs_tol=1.0)
+    return bool(new != old)
+
+
+async def keep_registered(
+    task: Task,
+    hear: Callable[[Told], None],
+    alive: Callable[[str, float], None],
+    problem: Callable[[str], None],
+) -> None:
+    """Until it is cancelled."""
+    settings = task.fleet.etcd
+    if settings is None:
+        return
+    loop, told = asyncio.get_running_loop(), ""
+    async with Client(settings, lambda: mutual_tls.to_server(settings.tls)) as client:
+        register = Register(task, client, hear, alive)
+        due = loop.time()
+        while True:
+            why = ""
+            try:
+                await register.beat(loop.time())
+            except RefusedError as error:
+                why = f"etcd is full: {error}" if error.is_full else f"etcd refuses: {error}"
+            except (EtcdError, OSError) as error:
+                why = f"etcd cannot be asked: {error}"
+            except Exception:
+                log.exception("fleet.unexpected", peer="etcd")
+                why = "a defect of this program: see the log"
+            if why != told:
+                told = why
+                if why:
+                    log.warning("fleet.etcd_failed", why=why)
+                problem(why)
+            due = max(due + task.fleet.interval, loop.time())
+            await asyncio.sleep(due - loop.time())
