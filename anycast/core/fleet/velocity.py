@@ -62,7 +62,7 @@ def why_it_stays(
         soon = now < own.since + 2 * fleet.interval + SEEN + LATE
         return WAITS if soon else "no other node says how it stands"
     if not any(_serves(one, own.vip) for one in told.values()):
-        return "no other node announces it as usual"
+        return "no other node says that it announces it as usual"
     names = [
         name
         for name, one in others.items()

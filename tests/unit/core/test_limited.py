@@ -114,7 +114,7 @@ def test_a_failure_that_all_nodes_share_takes_it_from_nobody_and_is_said() -> No
         hears(node, VipStanding.LAST_RESORT, "below_quorum")
         node.wait(1.0)
     assert is_last(node)
-    assert verdict(node).detail.endswith("; no other node announces it as usual")
+    assert verdict(node).detail.endswith("; no other node says that it announces it as usual")
     (alarm,) = alarms(node)
     assert alarm.startswith("web would be taken back, and stay announced as the last resort: no other node")
     node.checks(Outcome.OK)

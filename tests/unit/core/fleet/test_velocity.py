@@ -19,7 +19,7 @@ FLEET = Fleet(interval=2.0, velocity=Velocity(nodes=1), capacity=Capacity(bits=1
 NEW = SINCE + FLEET.interval + SEEN  # what was heard then was said after the others could know of this node
 NOW = NEW + 0.5
 OWN = Own(node="lb2", vip="web", since=SINCE)
-NOBODY = "no other node announces it as usual"
+NOBODY = "no other node says that it announces it as usual"
 WELL = VipStanding.ANNOUNCED
 
 
