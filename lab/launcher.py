@@ -22,14 +22,8 @@ from typing import Any
 _SOURCE = Path(__file__).with_suffix(".c")
 _REQUEST = struct.Struct("=6I")
 _MOST = 240  # descriptors of a program
-_PLAIN = (
-    -1,
-    None,
-    None,
-    None,
-    -1,
-    None,
-)  # process group, group, groups, user, umask, preexec_fn: none of them
+# No process group, group, groups, user, umask, preexec_fn.
+_PLAIN = (-1, None, None, None, -1, None)
 
 
 def is_dear() -> bool:
