@@ -27,7 +27,7 @@ _COLOURS = {
 }
 
 _LINES = 20  # of one kind about the node
-_SILENT = 8  # nodes that are named of which nothing is known
+_SILENT = 8  # names in a line: of nodes of which nothing is known, of VIPs that one node alone announces
 NOT_COUNTED = (
     "traffic is not counted: net.ipv4.vs.run_estimation is 0, or net.ipv4.vs.est_cpulist names no processor"
 )
@@ -128,6 +128,12 @@ def _headroom(document: Mapping[str, Any]) -> str:
             over = figure is not None and figure["share"] > figure["limit"]
             if figure is not None and (less["nodes"] == 1 or one in mine) and (over or one in mine):
                 lines.append(less["text"])
+    if found["alone_count"]:
+        nodes = {one["node"] for one in found["alone"]}
+        names = ", ".join(one["name"] for one in found["alone"][:_SILENT])
+        more = f" and {found['alone_count'] - _SILENT:,} more" if found["alone_count"] > _SILENT else ""
+        who = f"{nodes.pop()} alone announces" if len(nodes) == 1 else "one node alone announces each of"
+        lines.append(f"{who} {names}{more}")
     if lines and found["silent"]:
         lines.append(f"without what is not known of {', '.join(found['silent'][:_SILENT])}")
     return "".join(f"  {printable(line)}\n" for line in _some(lines))

@@ -15,6 +15,7 @@ from anycast.core.fleet.headroom import (
     Case,
     Figure,
     Picture,
+    alone,
     pictured,
     shares,
     today,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from anycast.ops.source import Source
 
 LASTS = 0.25  # seconds for which figures count while nothing else is heard
+ALONE = 50  # VIPs that are named which one node alone announces
 LESS = 2  # nodes fewer, at least, of which there are figures where so many can be
 
 
@@ -50,7 +52,7 @@ class Figures:
 
     def document(self) -> dict[str, Any]:
         """As it stands in the status."""
-        found = self.picture
+        found, only = self.picture, alone(self.picture)
         documents = (one for one in found.documents if one.node in found.names)
         named = sorted({name for one in documents for name, vip in one.vips.items() if vip.load is not None})
         return {
@@ -65,6 +67,8 @@ class Figures:
                 for name in found.names
             ],
             "vips": [_vip(found, name) for name in named],
+            "alone": [{"name": name, "node": only[name]} for name in sorted(only)[:ALONE]],
+            "alone_count": len(only),
         }
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import struct
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from heapq import nlargest
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from anycast.core.dataplane.kernel import Snapshot
 from anycast.core.fleet.values import Load
 from anycast.core.state import State
 from anycast.core.values.configuration import Config, Vip
+from anycast.core.vip.decide import Advertise
 from anycast.ops.traffic import APART, LEAST, NO_RATES, WINDOW, Rates, Traffic, keys_of
 
 NAMED = 50  # VIPs that tell what each of them carries; of the others the sum is told
@@ -162,10 +163,15 @@ def measured(state: State, traffic: Traffic, interfaces: Interfaces, now: float)
         return Measured()
     snapshot = kernel.snapshot
     each = {vip.name: _load(vip, snapshot, traffic, now) for vip in state.config.vips}
+    came = interfaces.rates(now)
+    local = [vip.name for vip in state.config.vips if vip.local and _is_announced(state, vip)]
+    if local and came is None:
+        return Measured()
+    if local and came is not None:
+        each |= _with_rest(each, local, came)
     most = nlargest(NAMED, each, key=lambda name: (each[name].packets, each[name].connections))
     named = {name: each[name] for name in most}
     whole, rest = (_sum(one) for one in (each.values(), (each[name] for name in each if name not in named)))
-    came = interfaces.rates(now)
     node = None
     if came is not None:
         packets, bits = came
@@ -173,6 +179,27 @@ def measured(state: State, traffic: Traffic, interfaces: Interfaces, now: float)
             packets=packets, bits=bits, new_connections=whole.new_connections, connections=whole.connections
         )
     return Measured(node=node, vips=named, rest=rest)
+
+
+def _is_announced(state: State, vip: Vip) -> bool:
+    known = state.vips.get(vip.name)
+    return known is not None and known.verdict.advertise is not Advertise.NO
+
+
+def _with_rest(each: Mapping[str, Load], local: Sequence[str], came: tuple[float, float]) -> dict[str, Load]:
+    """What this node serves itself IPVS does not count: it is at most all that comes in and is no service of IPVS.
+
+    Several such VIPs have the same part of it.
+    """
+    whole = _sum(each.values())
+    packets, bits = (
+        max(0.0, all_of_it - counted) / len(local)
+        for all_of_it, counted in zip(came, (whole.packets, whole.bits), strict=True)
+    )
+    return {
+        name: replace(each[name], packets=each[name].packets + packets, bits=each[name].bits + bits)
+        for name in local
+    }
 
 
 def _load(vip: Vip, snapshot: Snapshot, traffic: Traffic, now: float) -> Load:

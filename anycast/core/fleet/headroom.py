@@ -116,15 +116,11 @@ def _figures(load: Load | None, capacity: Capacity | None, *, least: bool) -> tu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """What would be, with `gone` gone. `nodes`: those that remain. `lost`: traffic for which no node would be left.
-
-    `orphans`: the VIPs that some of `gone` announce, and no node that remains.
-    """
+    """What would be, with `gone` gone. `nodes`: those that remain. `lost`: traffic for which no node would be left."""
 
     gone: tuple[str, ...]
     nodes: Mapping[str, Carried]
     lost: Load = Load()
-    orphans: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,14 +349,7 @@ def without(found: Picture, gone: Collection[str]) -> Case:
     """What would be, with these nodes gone."""
     leaves = {place: 1.0 for place, one in enumerate(found.documents) if one.node in gone}
     taken = [_taken(found, group, leaves) for group in found.groups]
-    orphans = (
-        name
-        for group in found.groups
-        if any(group.paths[place] for place in leaves)
-        and not any(path for place, path in enumerate(group.paths) if place not in leaves)
-        for name in group.names
-    )
-    return _case(found, tuple(sorted(gone)), taken, frozenset(leaves), tuple(sorted(orphans)))
+    return _case(found, tuple(sorted(gone)), taken, frozenset(leaves))
 
 
 def without_vip(found: Picture, node: str, vip: str) -> Case:
@@ -368,12 +357,10 @@ def without_vip(found: Picture, node: str, vip: str) -> Case:
     place = next((at for at, one in enumerate(found.documents) if one.node == node), None)
     at = found.places.get(vip)
     if place is None or at is None:
-        return _case(found, (), [], frozenset(), ())
+        return _case(found, (), [], frozenset())
     group = found.groups[at]
     taken = _taken(found, group, {place: 1 / len(group.names)})
-    others = any(path for other, path in enumerate(group.paths) if other != place)
-    orphans = (vip,) if group.paths[place] and not others else ()
-    return _case(found, (node,), [taken], frozenset({place}), orphans)
+    return _case(found, (node,), [taken], frozenset({place}))
 
 
 def _case(
@@ -381,7 +368,6 @@ def _case(
     gone: tuple[str, ...],
     taken: Iterable[_Taken],
     leaves: frozenset[int],
-    orphans: tuple[str, ...],
 ) -> Case:
     more: dict[int, Vector] = {}
     unknown: dict[int, set[int]] = {}
@@ -405,7 +391,7 @@ def _case(
             unknown=tuple(sorted(found.documents[of].node for of in unknown.get(place, ()))),
             takes=place in more,
         )
-    return Case(gone=gone, nodes=nodes, lost=Load(**lost._asdict()), orphans=orphans)
+    return Case(gone=gone, nodes=nodes, lost=Load(**lost._asdict()))
 
 
 def _as_load(vector: Vector | None) -> Load | None:
@@ -450,6 +436,19 @@ def worst(found: Picture, less: int) -> Mapping[str, Case]:
 def _tightness(node: str, case: Case) -> float:
     tightest = case.nodes[node].tightest
     return -1.0 if tightest is None else tightest.share
+
+
+def alone(found: Picture) -> Mapping[str, str]:
+    """The VIPs that one node alone has a path for, and which: with that one gone nobody has. Of a fleet of one: none."""
+    if len(found.names) < 2:
+        return {}
+    have = (
+        (group.names, [place for place, path in enumerate(group.paths) if path is not None])
+        for group in found.groups
+    )
+    return {
+        name: found.documents[places[0]].node for names, places in have if len(places) == 1 for name in names
+    }
 
 
 def shares(found: Picture, vip: str | None = None) -> Mapping[str, float]:

@@ -26,8 +26,12 @@ def node(name: str, now: float | None, *less: float | None) -> dict[str, Any]:
     }
 
 
-def document(*nodes: dict[str, Any], silent: tuple[str, ...] = ()) -> dict[str, Any]:
-    return {"node": {"name": "lb1"}, "headroom": {"nodes": list(nodes), "silent": list(silent)}}
+def document(
+    *nodes: dict[str, Any], silent: tuple[str, ...] = (), alone: dict[str, str] | None = None
+) -> dict[str, Any]:
+    only = [{"name": name, "node": one} for name, one in (alone or {}).items()]
+    found = {"nodes": list(nodes), "silent": list(silent), "alone": only, "alone_count": len(only)}
+    return {"node": {"name": "lb1"}, "headroom": found}
 
 
 def test_this_node_is_told_first_and_always() -> None:
@@ -47,6 +51,17 @@ def test_others_are_told_where_one_node_less_is_too_much_for_them() -> None:
 def test_what_is_not_known_is_named() -> None:
     told = _headroom(document(node("lb1", 0.3), silent=("lb2", "lb3")))
     assert told.splitlines()[-1] == "  without what is not known of lb2, lb3"
+
+
+def test_vips_that_one_node_alone_announces_are_named() -> None:
+    assert _headroom(document(alone={"web": "lb2"})) == "  lb2 alone announces web\n"
+    many = {f"v{n}": "lb2" for n in range(10)}
+    assert _headroom(document(alone=many)) == (
+        "  lb2 alone announces v0, v1, v2, v3, v4, v5, v6, v7 and 2 more\n"
+    )
+    assert _headroom(document(alone={"web": "lb2", "mail": "lb1"})) == (
+        "  one node alone announces each of web, mail\n"
+    )
 
 
 def test_where_there_are_no_figures_nothing_is_told() -> None:

@@ -76,6 +76,12 @@ def test_without_a_fleet_there_are_no_figures() -> None:
         assert not any("fleet_headroom" in name for name in samples(node))
 
 
+def test_a_fleet_of_one_says_how_it_stands_and_nothing_of_others() -> None:
+    node = in_fleet(0)
+    assert _headroom(shown(node)) == "  stands at 48% of 10 Mbit/s, limit 70%\n"
+    assert not any('less="1"' in name for name in samples(node))
+
+
 def test_what_is_not_known_is_absent() -> None:
     node = in_fleet(capacity=Capacity())
     assert not any(name.startswith("anycast_fleet_load_share{") for name in samples(node))

@@ -12,6 +12,7 @@ import pytest
 from anycast.core.dataplane.ipvs import Connections, packed
 from anycast.core.dataplane.traffic import RUN_ESTIMATION
 from anycast.core.fleet.values import Load
+from anycast.core.values.configuration import Local, Protocol
 from anycast.core.values.persistent import PersistentMap
 from anycast.ops.load import NAMED, STALE, Interfaces, Meter, measured, received
 from tests.unit.ops.flows import carry, steady
@@ -200,3 +201,18 @@ def test_it_is_worked_out_once_for_each_reading_of_the_kernel(machine: Machine) 
     assert meter.read(node.state, node.traffic, later).node is None
     carry(node, steady(20.0), steps=1)
     assert meter.read(node.state, node.traffic, node.now).vips["mail"] != first.vips["mail"]
+
+
+def test_what_a_node_serves_itself_is_what_comes_in_and_is_no_service_of_ipvs(machine: Machine) -> None:
+    web, mail = CONFIG.vips
+    own = replace(mail, services=(), local=(Local(protocol=Protocol.UDP, port=53),))
+    node = healthy(replace(CONFIG, vips=(web, own)))
+    carry(node, steady(10.0))
+    for at, count in ((node.now - 10, 0), (node.now, 10_000_000)):
+        machine.read(at, eth0=(count, count // 1000))
+    found = measured(node.state, node.traffic, machine.interfaces, node.now)
+    assert found.vips["web"].bits == pytest.approx(3_840_000)
+    assert found.vips["mail"].bits == pytest.approx(8_000_000 - 3_840_000)
+    assert found.vips["mail"].packets == pytest.approx(1000 - 800)
+    unread = Interfaces(machine.root / "nothing")
+    assert measured(node.state, node.traffic, unread, node.now).rest is None

@@ -14,6 +14,7 @@ from anycast.core.fleet.headroom import (
     Case,
     Picture,
     Resource,
+    alone,
     picture,
     pictured,
     quantity,
@@ -138,7 +139,6 @@ def test_a_node_that_has_withdrawn_a_vip_gets_nothing_of_it_and_the_vip_is_lost(
     )
     assert bits(case, "lb2") == 0
     assert case.lost.bits == 2 * G
-    assert case.orphans == ("web",)
 
 
 def test_idle_nodes_share_by_the_weights_of_their_paths_where_all_have_one() -> None:
@@ -165,7 +165,15 @@ def test_small_vips_go_where_each_of_them_goes() -> None:
     case = without(picture(fleet), {"lb1"})
     assert bits(case, "lb2") == pytest.approx(4)
     assert case.lost.bits == pytest.approx(1 * G)
-    assert case.orphans == ("d",)
+
+
+def test_vips_that_one_node_alone_announces_are_known() -> None:
+    fleet = [
+        node("lb1", web=told(1 * G), mail=told(1 * G), small=told(None)),
+        node("lb2", web=told(1 * G, VipStanding.DRAINING), mail=told(0, VipStanding.WITHDRAWN)),
+    ]
+    assert alone(picture(fleet)) == {"mail": "lb1", "small": "lb1"}
+    assert alone(picture(fleet[:1])) == {}
 
 
 def test_what_is_of_no_vip_stays_behind() -> None:
