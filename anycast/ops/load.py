@@ -8,17 +8,18 @@ from __future__ import annotations
 import math
 import struct
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import nlargest
 from pathlib import Path
 from typing import NamedTuple
 
+from anycast.core.dataplane.ipvs import Key
 from anycast.core.dataplane.kernel import Snapshot
 from anycast.core.fleet.values import Load
 from anycast.core.state import State
-from anycast.core.values.configuration import Config, Vip
-from anycast.ops.traffic import APART, LEAST, NO_RATES, WINDOW, Rates, Traffic, keys_of
+from anycast.core.values.configuration import Config
+from anycast.ops.traffic import APART, LEAST, NO_RATES, WINDOW, Rates, Traffic
 
 NAMED = 50  # VIPs that tell what each of them carries; of the others the sum is told
 STALE = 30.0  # seconds after which a reading of the interfaces says nothing of now
@@ -161,7 +162,8 @@ def measured(state: State, traffic: Traffic, interfaces: Interfaces, now: float)
     ):
         return Measured()
     snapshot = kernel.snapshot
-    each = {vip.name: _load(vip, snapshot, traffic, now) for vip in state.config.vips}
+    vips = state.index.vips
+    each = {vip.name: _load(vips[vip.name].services, snapshot, traffic, now) for vip in state.config.vips}
     most = nlargest(NAMED, each, key=lambda name: (each[name].packets, each[name].connections))
     named = {name: each[name] for name in most}
     whole, rest = (_sum(one) for one in (each.values(), (each[name] for name in each if name not in named)))
@@ -175,9 +177,8 @@ def measured(state: State, traffic: Traffic, interfaces: Interfaces, now: float)
     return Measured(node=node, vips=named, rest=rest)
 
 
-def _load(vip: Vip, snapshot: Snapshot, traffic: Traffic, now: float) -> Load:
+def _load(keys: Collection[Key], snapshot: Snapshot, traffic: Traffic, now: float) -> Load:
     """Services that the kernel does not have carry nothing."""
-    keys = [key for service in vip.services for key in keys_of(vip, service)]
     rates: Rates = traffic.rates(keys, now) or NO_RATES
     return Load(
         packets=rates.packets_in + rates.packets_out,
