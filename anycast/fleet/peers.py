@@ -227,6 +227,7 @@ class _Line:
                     limit=1, ssl=context or False, keepalive_timeout=CONNECTION_LASTS
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # `ask` has one of its own
                 auto_decompress=False,
                 skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
             )

@@ -48,6 +48,7 @@ class _Written:
 
     head: Mapping[str, Any] = field(default_factory=dict)
     pieces: frozenset[str] = frozenset()
+    body: bytes = b""
     at: float = -math.inf
 
 
@@ -95,8 +96,8 @@ class Register:
         except (OSError, TimeoutError, BrokenError):
             return  # its ops process is being started again; what stands there stands on
         head, pieces = _spelt(heard)
-        if mine is None or mine.lease != self._lease:
-            self._written = _Written()
+        if mine is None or mine.lease != self._lease or mine.value != self._written.body:
+            self._written = _Written()  # another lease's, or something late
         written = self._written
         if not self._is_other(head, pieces, written, now):
             return
@@ -115,7 +116,7 @@ class Register:
         body = json.dumps({**head, "at": heard.at, "pieces": list(pieces)}, separators=(",", ":")).encode()
         then = [put(f"{self._nodes}{self._node}", body, self._lease), *gone]
         if await self._client.transact(compare, then=then):
-            self._written = _Written(head, frozenset(pieces), now)
+            self._written = _Written(head, frozenset(pieces), body, now)
 
     @staticmethod
     def _is_other(

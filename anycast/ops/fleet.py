@@ -25,7 +25,7 @@ from anycast.ops import status
 from anycast.ops.source import Source
 
 FRESH = 0.5  # seconds for which an answer is good, however many ask
-READY_FRESH = 2.0  # seconds for which it is good whether the node is ready
+READY_FRESH = 3.0  # seconds for which it is good whether the node is ready
 MEMORY = 3600.0  # seconds for which a withdrawal is told of
 _DIGEST = 6  # bytes of the fingerprint of a VIP's tables
 

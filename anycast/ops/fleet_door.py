@@ -21,7 +21,7 @@ from anycast import mutual_tls, secrets
 from anycast.core.fleet import codec
 from anycast.core.hooks import Secret
 from anycast.core.values.configuration import Config
-from anycast.core.values.fleet import Fleet
+from anycast.core.values.fleet import Certificates, Fleet
 from anycast.listening import bind_tcp
 from anycast.ops.connections import Limits, Listening, counted
 from anycast.ops.fleet import Told
@@ -53,7 +53,8 @@ def reply(told: Told, request: web.BaseRequest) -> web.Response:
 class _How:
     """What it takes to bind it anew."""
 
-    fleet: Fleet
+    listen: str
+    tls: Certificates | None
     names: frozenset[str]
     ages: tuple[int, ...]
 
@@ -78,6 +79,8 @@ class Door:
         try:
             while True:
                 wanted = _how(self._source.facts.state.config)
+                if wanted is None and self._where:
+                    self._say("", "")
                 if wanted != how:
                     if listening is not None:
                         await listening.close()
@@ -93,17 +96,16 @@ class Door:
 
     async def _bound(self, how: _How) -> _Bound | None:
         """None: its certificate cannot be used, which stands."""
-        self._say(how.fleet.listen, "")
         context: ssl.SSLContext | None = None
-        if how.fleet.tls is not None:
+        if how.tls is not None:
             try:
-                context = mutual_tls.server(how.fleet.tls, how.names)
+                context = mutual_tls.server(how.tls, how.names)
             except OSError as error:
-                self._say(how.fleet.listen, f"the certificate of the fleet cannot be used: {error}")
+                self._say(how.listen, f"the certificate of the fleet cannot be used: {error}")
                 return None
         bound = _Bound(self._answer, context)
         bound.task = asyncio.create_task(
-            bind_tcp(how.fleet.listen, bound.listening.listen, lambda why: self._say(how.fleet.listen, why))
+            bind_tcp(how.listen, bound.listening.listen, lambda why: self._say(how.listen, why))
         )
         return bound
 
@@ -114,7 +116,8 @@ class Door:
         if why != self._complaint and why:
             log.error("fleet.unavailable", where=where, error=why)
         self._complaint = why
-        self._stands(where, why)
+        if where:
+            self._stands(where, why)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         fleet = self._source.facts.state.config.fleet
@@ -156,7 +159,7 @@ def _how(config: Config) -> _How | None:
         *(one.name for one in fleet.peers),
         *(one.host for one in fleet.peers if one.host),
     }
-    return _How(fleet, frozenset(names), mutual_tls.ages(fleet.tls))
+    return _How(fleet.listen, fleet.tls, frozenset(names), mutual_tls.ages(fleet.tls))
 
 
 class _Bound:

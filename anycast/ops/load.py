@@ -8,18 +8,19 @@ from __future__ import annotations
 import math
 import struct
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import nlargest
 from pathlib import Path
 from typing import NamedTuple
 
+from anycast.core.dataplane.ipvs import Key
 from anycast.core.dataplane.kernel import Snapshot
 from anycast.core.fleet.values import Load
 from anycast.core.state import State
 from anycast.core.values.configuration import Config, Vip
 from anycast.core.vip.decide import Advertise
-from anycast.ops.traffic import APART, LEAST, NO_RATES, WINDOW, Rates, Traffic, keys_of
+from anycast.ops.traffic import APART, LEAST, NO_RATES, WINDOW, Rates, Traffic
 
 NAMED = 50  # VIPs that tell what each of them carries; of the others the sum is told
 STALE = 30.0  # seconds after which a reading of the interfaces says nothing of now
@@ -162,7 +163,8 @@ def measured(state: State, traffic: Traffic, interfaces: Interfaces, now: float)
     ):
         return Measured()
     snapshot = kernel.snapshot
-    each = {vip.name: _load(vip, snapshot, traffic, now) for vip in state.config.vips}
+    vips = state.index.vips
+    each = {vip.name: _load(vips[vip.name].services, snapshot, traffic, now) for vip in state.config.vips}
     came = interfaces.rates(now)
     local = [vip.name for vip in state.config.vips if vip.local and _is_announced(state, vip)]
     if local and came is None:
@@ -202,9 +204,8 @@ def _with_rest(each: Mapping[str, Load], local: Sequence[str], came: tuple[float
     }
 
 
-def _load(vip: Vip, snapshot: Snapshot, traffic: Traffic, now: float) -> Load:
+def _load(keys: Collection[Key], snapshot: Snapshot, traffic: Traffic, now: float) -> Load:
     """Services that the kernel does not have carry nothing."""
-    keys = [key for service in vip.services for key in keys_of(vip, service)]
     rates: Rates = traffic.rates(keys, now) or NO_RATES
     return Load(
         packets=rates.packets_in + rates.packets_out,

@@ -1,0 +1,199 @@
+"""What is written to etcd, and when; what is made of what stands there. A store in memory stands for etcd."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anycast.core.fleet import codec
+from anycast.core.fleet.codec import Heard, Row
+from anycast.core.fleet.values import Document, Load, Source
+from anycast.core.values.fleet import Etcd, Fleet, FleetView
+from anycast.fleet import register as registers
+from anycast.fleet.etcd import Entry, Is
+from anycast.fleet.frames import Task, Told
+from anycast.fleet.register import FIGURES, GONE, REFRESH, Register
+
+FLEET = Fleet(view=FleetView.ETCD, etcd=Etcd(endpoints=("http://10.0.0.1:2379",), prefix="/a/"))
+ROWS: dict[str, Row] = {f"v{n:03}": ("announced", "healthy", float(n), "t", ()) for n in range(130)}
+
+
+class Store:
+    """As far as it is asked. `lives`: the leases that there are."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.lives: set[int] = set()
+        self.revision = 0
+        self.leases = 0
+        self.writes: list[list[str]] = []
+
+    async def below(self, prefix: str) -> list[Entry]:
+        return [one for key, one in self.entries.items() if key.startswith(prefix)]
+
+    async def grant(self, _: int) -> int:
+        self.leases += 1
+        self.lives.add(self.leases)
+        return self.leases
+
+    async def keep_alive(self, lease: int) -> bool:
+        return lease in self.lives
+
+    def lose(self, lease: int) -> None:
+        self.lives.discard(lease)
+        self.entries = {key: one for key, one in self.entries.items() if one.lease != lease}
+
+    async def transact(self, compare: Sequence[Is], *, then: Sequence[dict[str, Any]]) -> bool:
+        for one in compare:
+            there = self.entries.get(one.key)
+            assert one.target == "MOD"
+            if (0 if there is None else there.modified) != one.revision:
+                return False
+        self.revision += 1
+        self.writes.append([])
+        for part in then:
+            ((kind, what),) = part.items()
+            key = base64.b64decode(what["key"]).decode()
+            self.writes[-1].append(key)
+            if kind == "requestPut":
+                assert int(what["lease"]) in self.lives
+                value = base64.b64decode(what["value"])
+                self.entries[key] = Entry(
+                    key=key, value=value, created=1, modified=self.revision, lease=int(what["lease"])
+                )
+            else:
+                self.entries.pop(key, None)
+        return True
+
+
+class Node:
+    """One node, with what its ops process says of it."""
+
+    def __init__(self, name: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.name = name
+        self.document = Document(node=name, version="1", load=Load(bits=1e9))
+        self.rows = ROWS
+        self.heard: list[Told] = []
+        self.alive: list[str] = []
+        self._patch = monkeypatch
+        task = Task(node=name, fleet=FLEET, runtime_dir="/run")
+        self.register = Register(task, store, self.heard.append, lambda name, _: self.alive.append(name))  # type: ignore[arg-type]
+
+    def beat(self, now: float) -> None:
+        async def own(_: Path) -> Heard:
+            pieces = [
+                codec.piece({one: self.rows[one] for one in some}) for some in codec.split(sorted(self.rows))
+            ]
+            body = codec.answer(codec.head(self.document, born=1.0, at=now), pieces, (), now)
+            return codec.read(body, {})
+
+        self._patch.setattr(registers, "own", own)
+        asyncio.run(self.register.beat(now))
+
+
+def two(monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Node, Node]:
+    store = Store()
+    one, other = (Node(name, store, monkeypatch) for name in ("lb1", "lb2"))
+    one.beat(1000.0)
+    other.beat(1001.0)
+    one.beat(1002.0)
+    return store, one, other
+
+
+def test_two_nodes_know_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, one, other = two(monkeypatch)
+    for node, name in ((one, "lb2"), (other, "lb1")):
+        told = node.heard[-1]
+        assert (told.name, told.source, len(told.rows), told.problem) == (name, Source.ETCD, 130, "")
+    one.beat(1003.0)
+    assert one.alive == ["lb2"]
+
+
+def test_it_is_written_when_something_has_changed_and_else_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, one, _ = two(monkeypatch)
+    before = len(store.writes)
+    one.beat(1003.0)
+    one.document = replace(one.document, load=Load(bits=1.05e9))  # a little
+    one.beat(1000.0 + FIGURES + 1)
+    assert len(store.writes) == before
+    one.document = replace(one.document, load=Load(bits=2e9))
+    one.beat(1000.0 + FIGURES + 2)
+    assert store.writes[before:] == [["/a/nodes/lb1"]]
+    one.document = replace(one.document, load=Load(bits=4e9))
+    one.beat(1000.0 + FIGURES + 3)  # too soon for figures alone
+    assert len(store.writes) == before + 1
+    one.document = replace(one.document, maintenance="draining")
+    one.beat(1000.0 + FIGURES + 4)
+    assert len(store.writes) == before + 2
+    one.beat(1000.0 + FIGURES + 5 + REFRESH)
+    assert len(store.writes) == before + 3
+
+
+def test_a_vip_changes_one_piece_and_the_old_one_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, one, other = two(monkeypatch)
+    before = len(store.writes)
+    one.rows = {**ROWS, "v001": ("withdrawn", "below_quorum", 1000.0, "t", ())}
+    one.beat(1003.0)
+    (put,), (head, *gone) = store.writes[before:]
+    assert put.startswith("/a/vips/lb1/")
+    assert head == "/a/nodes/lb1"
+    assert len(gone) == 1
+    assert len([key for key in store.entries if key.startswith("/a/vips/lb1/")]) == 3
+    rows = other.heard[-1].rows
+    other.beat(1004.0)
+    assert other.heard[-1].rows["v001"][0] == "withdrawn"
+    assert other.heard[-1].rows["v129"] is rows["v129"]
+
+
+def test_who_loses_its_lease_takes_another_and_a_vanished_key_is_no_more_than_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, one, other = two(monkeypatch)
+    for lease in list(store.lives):
+        store.lose(lease)
+    other.beat(1003.0)
+    assert other.heard[-1].problem == GONE
+    assert len(other.heard[-1].rows) == 130  # nothing is forgotten
+    one.beat(1004.0)
+    other.beat(1005.0)
+    assert other.heard[-1].problem == ""
+    assert {entry.lease for entry in store.entries.values()} == store.lives
+
+
+def test_what_was_carried_out_late_is_written_over_by_the_next_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, one, _ = two(monkeypatch)
+    key = "/a/nodes/lb1"
+    late = store.entries[key]
+    one.document = replace(one.document, maintenance="draining")
+    one.beat(1003.0)
+    store.revision += 1
+    store.entries[key] = replace(late, modified=store.revision)
+    one.beat(1004.0)
+    assert json.loads(store.entries[key].value)["maintenance"] == "draining"
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (b"\xff", "it is no document"),
+        (b"[]", "it is no document"),
+        (b'{"pieces": ["x"], "at": 1, "born": 1, "node": "lb3"}', "some of its VIPs are missing"),
+        (b'{"pieces": [], "at": 1, "born": 1, "node": "lb1"}', "lb1 has written it"),
+    ],
+)
+def test_what_cannot_be_read_says_why(monkeypatch: pytest.MonkeyPatch, value: bytes, why: str) -> None:
+    store, one, _ = two(monkeypatch)
+    store.entries["/a/nodes/lb3"] = Entry(key="/a/nodes/lb3", value=value, created=1, modified=99)
+    one.beat(1003.0)
+    told = one.heard[-1]
+    assert (told.name, told.answers) == ("lb3", True)
+    assert why in told.problem
