@@ -1,0 +1,95 @@
+"""Files of a source, read so that nothing in them can do harm: no waiting, a limit, any bytes."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from anycast.config.files import read_regular
+from anycast.importers.model import Place
+from anycast.importers.report import Report, spelt
+
+MOST_BYTES = 4 << 20  # of all files together
+MOST_FILES = 1000
+MOST_LINES = 200_000  # of what is read, with what loops make of them
+
+_TEMPLATES = (
+    (re.compile(r"\{%[-+ ]|\{\{.*\}\}|\{#.*#\}"), "Jinja"),
+    (re.compile(r"<%[-=#\s]"), "ERB"),
+)
+
+
+class SourceError(Exception):
+    """Nothing can be made of the source. The message is one line: where, what, what to do."""
+
+    def __init__(self, place: Place, what: str, do: str) -> None:
+        text = f"{spelt(place)}: {what} ({do})"
+        super().__init__("".join(c if c.isprintable() else "?" for c in text))
+
+
+@dataclass(slots=True)
+class Files:
+    """Reads text. The limits are of all that is read together."""
+
+    report: Report
+    left: int = MOST_BYTES
+    read: int = 0
+
+    def lines(self, path: Path) -> list[str]:
+        """The lines of a file. Raises SourceError."""
+        return self.text(path).split("\n")
+
+    def text(self, path: Path) -> str:
+        """Raises SourceError."""
+        place = Place(str(path))
+        try:
+            data = read_regular(path, self.left)
+        except OSError as error:
+            what = error.strerror or str(error)
+            if "larger" in what:
+                what, do = "so much is no configuration of a balancer", "name the file that is"
+            else:
+                do = "name a file that can be read"
+            raise SourceError(place, what, do) from None
+        self.read += 1
+        if self.read > MOST_FILES:
+            raise SourceError(
+                place, f"more than {MOST_FILES:,} files are read", "look for an include that goes round"
+            )
+        self.left -= len(data)
+        return self.decoded(data, path)
+
+    def decoded(self, data: bytes, path: Path) -> str:
+        """Raises SourceError."""
+        if (end := data.find(b"\0")) >= 0:
+            place = Place(str(path), data.count(b"\n", 0, end) + 1)
+            raise SourceError(
+                place, "a null byte: this is no text", "name the text file that the program reads"
+            )
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            text = data.decode("latin-1")
+            place = Place(str(path), data.count(b"\n", 0, error.start) + 1)
+            self.report.different(place, "the file is not UTF-8: read as Latin-1, written as UTF-8")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        for number, line in enumerate(text.split("\n"), 1):
+            for pattern, kind in _TEMPLATES:
+                if pattern.search(line):
+                    what = f"this is a template ({kind})"
+                    raise SourceError(
+                        Place(str(path), number), what, "import what it renders to, of each node"
+                    )
+        return text
+
+
+def found(pattern: str, beside: Path) -> list[Path]:
+    """Files that a path or a glob names, relative to the folder of `beside`."""
+    try:
+        whole = os.path.join(beside.parent, pattern)
+        return [Path(name) for name in sorted(glob.glob(whole))[: MOST_FILES + 1]]
+    except (ValueError, OSError, re.error):
+        return []
