@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import sys
@@ -119,4 +120,16 @@ def _document(done: Imported, report: Report) -> dict[str, object]:
 
 
 def _running(report: Report) -> Setup:
-    raise NotImplementedError
+    """Raises SourceError."""
+    from anycast.importers.ipvs.kernel import KERNEL, setup_of
+    from anycast.kernel.errors import KernelUnavailable
+    from anycast.kernel.ipvs import Ipvs
+
+    ipvs = Ipvs()
+    try:
+        found = asyncio.run(ipvs.read())
+    except KernelUnavailable as error:
+        raise SourceError(KERNEL, error.reason, "or name a file of `ipvsadm-save -n`") from None
+    finally:
+        ipvs.close()
+    return setup_of(found.table, found.timeouts, found.sync.values(), report)

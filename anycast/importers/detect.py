@@ -7,7 +7,10 @@ import re
 from anycast.importers.importing import Source
 
 _SIGNS = (
-    (Source.IPVS, re.compile(r"^\s*-[Aa] +-[tuf] ", re.MULTILINE)),
+    (
+        Source.IPVS,
+        re.compile(r"^\s*((\S*/)?ipvsadm\s+)?(-[AaEe]|--(add|edit)-(service|server))\s+-", re.MULTILINE),
+    ),
     (Source.LDIRECTORD, re.compile(r"^\s*virtual6?\s*=", re.MULTILINE)),
     (
         Source.ANYCAST_HEALTHCHECKER,

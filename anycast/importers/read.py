@@ -21,6 +21,10 @@ def read(source: Source | None, paths: Sequence[Path], report: Report) -> tuple[
             from anycast.importers.keepalived import read as keepalived
 
             return found, keepalived.read(paths, report)
+        case Source.IPVS:
+            from anycast.importers.ipvs import save
+
+            return found, save.read(paths, report)
     raise SourceError(Place(str(paths[0])), "not yet", "wait")
 
 

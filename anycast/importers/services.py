@@ -69,7 +69,7 @@ def flags_that_can_be(
     if scheduler == "mh":
         report.different(
             place,
-            "scheduler mh: real servers are inserted in one order on every node; keepalived took that of its file, so some flows move at the "
+            "scheduler mh: real servers are inserted in one order on every node, whatever the order was before, so some flows move at the "
             "change (of 2,000, with the order reversed: 22 with 10 servers, 120 with 100)",
         )
     return None if set(found) == usual else tuple(sorted(found, reverse=True))
@@ -85,3 +85,20 @@ def named_apart(servers: Iterable[Server]) -> tuple[Server, ...]:
         else replace(server, name=f"{server.address.replace(':', '-').strip('-')}-{server.port or 'same'}")
         for server in found
     )
+
+
+def one_packet_that_can_be(
+    *, wanted: bool, protocol: str, forwarding: str, persistent: bool, place: Place, report: Report
+) -> bool | None:
+    """`protocol` empty: of a mark. None: as is usual."""
+    if wanted and protocol not in ("udp", ""):
+        return None
+    if wanted and forwarding == "nat":
+        report.impossible(
+            place,
+            "one-packet scheduling: with NAT the answers of packets that are scheduled by themselves cannot be translated back, so it is not "
+            "written",
+        )
+        return None
+    usual = protocol == "udp" and forwarding != "nat" and not persistent
+    return None if wanted == usual else wanted

@@ -19,6 +19,7 @@ from anycast.importers.source import SourceError
 SAMPLES = Path(__file__).parents[1] / "unit" / "importers"
 _ENDS = {
     Source.KEEPALIVED: ("keepalived", ".conf"),
+    Source.IPVS: ("ipvs", ".save"),
 }
 SOURCES = list(_ENDS)
 

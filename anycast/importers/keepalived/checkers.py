@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from anycast.importers.keepalived import numbers
+from anycast.importers import numbers
 from anycast.importers.keepalived.language import Statement
 from anycast.importers.model import Keys, Value, check, keys, together
 from anycast.importers.report import Report

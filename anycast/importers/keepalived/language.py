@@ -21,7 +21,7 @@ _ROUNDS = 20  # variables in variables
 _LONGEST_EXPANDED = 100_000  # characters
 _OTHERS = "others"  # nodes that no @name is for
 
-_DEFINITION = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)[ \t]*=[ \t]*(.*)\Z", re.ASCII)
+_DEFINITION = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)=[ \t]*(.*)\Z", re.ASCII)
 _VARIABLE = re.compile(
     r"\$\{([A-Za-z_][A-Za-z0-9_]*)[^{}]*\}|\$([A-Za-z_][A-Za-z0-9_]*)(?=[ \t,)]|\Z)", re.ASCII
 )

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from anycast.importers import names
-from anycast.importers.keepalived import numbers, vrrp
+from anycast.importers import numbers
+from anycast.importers.keepalived import vrrp
 from anycast.importers.keepalived.checkers import Checkers, Target, Timing
 from anycast.importers.keepalived.grammar import CHECKERS
 from anycast.importers.keepalived.language import Statement
@@ -23,8 +23,10 @@ from anycast.importers.services import (
     OTHER_SCHEDULERS,
     flags_that_can_be,
     named_apart,
+    one_packet_that_can_be,
     scheduler_that_can_be,
 )
+from anycast.importers.vips import Served, by_address
 
 _MOST_WEIGHT = 65535
 _DAY = 86400
@@ -133,18 +135,6 @@ _End: TypeAlias = tuple[str, int, int]
 """Address, port, mark."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Served:
-    """A service at an address; with a mark that has none, `address` is empty."""
-
-    address: str
-    service: Service
-    name: str
-    group: str
-    comment: str
-    place: Place
-
-
 class Translation:
     """One node's."""
 
@@ -161,7 +151,7 @@ class Translation:
             for one in self._statements
             if one.word == "virtual_server_group" and one.block is not None
         }
-        served: list[_Served] = []
+        served: list[Served] = []
         for statement in self._statements:
             if statement.word == "virtual_server":
                 served += self._virtual_server(statement, groups)
@@ -181,7 +171,7 @@ class Translation:
                     self._report.no_effect(one.place, "virtual_server_group: no virtual_server uses it")
         held = {one.address: one for instance in instances for one in instance.held}
         served = self._with_addresses(_merged(served, self._report), held)
-        vips = _vips(served)
+        vips = by_address(served)
         vips = self._with_vrrp(vips, instances)
         return Setup(vips=tuple(vips), settings=self._globals()), instances
 
@@ -198,7 +188,7 @@ class Translation:
 
     # Virtual servers
 
-    def _virtual_server(self, statement: Statement, groups: Mapping[str, Statement]) -> Iterator[_Served]:
+    def _virtual_server(self, statement: Statement, groups: Mapping[str, Statement]) -> Iterator[Served]:
         virtual = self._read(statement)
         report, place = self._report, statement.place
         if not virtual.reals:
@@ -242,7 +232,7 @@ class Translation:
         report.carried(place, "virtual_server: a service of a VIP")
         yield from self._served(virtual, [((address, port, 0), place)], name, "")
 
-    def _of_group(self, virtual: _Virtual, group: Statement) -> Iterator[_Served]:
+    def _of_group(self, virtual: _Virtual, group: Statement) -> Iterator[Served]:
         report = self._report
         report.carried(group.place, "virtual_server_group: the addresses of the VIPs")
         ends: dict[_End, Place] = {}
@@ -275,7 +265,7 @@ class Translation:
 
     def _served(
         self, virtual: _Virtual, ends: Iterable[tuple[_End, Place]], name: str, group: str
-    ) -> Iterator[_Served]:
+    ) -> Iterator[Served]:
         made: dict[tuple[int, int, int], Service | None] = {}
         for (address, port, mark), place in ends:
             version = ipaddress.ip_address(address).version if address else 0
@@ -283,7 +273,14 @@ class Translation:
             if key not in made:
                 made[key] = self._service(virtual, port, mark, version)
             if (service := made[key]) is not None:
-                yield _Served(address, service, name, group, virtual.comment, place)
+                yield Served(
+                    address=address,
+                    service=service,
+                    place=place,
+                    name=name,
+                    group=group,
+                    comment=virtual.comment,
+                )
 
     def _read(self, statement: Statement) -> _Virtual:
         """With what becomes of its lines."""
@@ -493,24 +490,18 @@ class Translation:
         servers = self._servers(reals, virtual, port, mark, way)
         tested = self._check(reals, port, mark, protocol, way)
         quorum = self._quorum(virtual, servers)
-        one_packet: bool | None = None
-        if virtual.one_packet and protocol == "udp":
-            self._report.carried(virtual.said["ops"], "ops: one_packet")
-            if way.forwarding == "nat":
-                self._report.impossible(
-                    virtual.said["ops"],
-                    "ops: with NAT the answers of packets that are scheduled by themselves cannot be translated back: one_packet is not written",
-                )
-                one_packet = None
-            else:
-                one_packet = None if persistence is None else True
-        elif virtual.one_packet and not mark:
+        if virtual.one_packet and protocol != "udp" and not mark:
             self._report.no_effect(virtual.said["ops"], "ops: it is for UDP, and keepalived resets it here")
         elif virtual.one_packet:
-            one_packet = True if way.forwarding != "nat" else None
             self._report.carried(virtual.said["ops"], "ops: one_packet")
-        elif protocol == "udp" and not mark and way.forwarding != "nat" and persistence is None:
-            one_packet = False
+        one_packet = one_packet_that_can_be(
+            wanted=virtual.one_packet,
+            protocol="" if mark else protocol,
+            forwarding=way.forwarding,
+            persistent=persistence is not None,
+            place=virtual.said.get("ops", virtual.place),
+            report=self._report,
+        )
         return Service(
             port=port,
             mark=mark,
@@ -746,12 +737,12 @@ class Translation:
 
     # VIPs
 
-    def _with_addresses(self, served: list[_Served], held: Mapping[str, vrrp.Held]) -> list[_Served]:
+    def _with_addresses(self, served: list[Served], held: Mapping[str, vrrp.Held]) -> list[Served]:
         """Marks get the address that they need here to be announced; those of a group with addresses have its own."""
         known = {one.address for one in served if one.address}
         groups = {one.group for one in served if one.address and one.group}
         free = [address for address in held if address not in known]
-        found: list[_Served] = []
+        found: list[Served] = []
         for one in served:
             if one.address or one.group in groups:
                 found.append(one)
@@ -945,9 +936,9 @@ def _sync(one: Statement) -> Keys | None:
     return found
 
 
-def _merged(served: Iterable[_Served], report: Report) -> list[_Served]:
+def _merged(served: Iterable[Served], report: Report) -> list[Served]:
     """A service that is written twice is one: the first scheduler, the real servers of both."""
-    found: dict[tuple[str, int, int, str], _Served] = {}
+    found: dict[tuple[str, int, int, str], Served] = {}
     for one in served:
         service = one.service
         key = one.address, service.port, service.mark, service.protocol
@@ -964,33 +955,3 @@ def _merged(served: Iterable[_Served], report: Report) -> list[_Served]:
         )
         found[key] = replace(before, service=replace(old, servers=(*old.servers, *more)))
     return list(found.values())
-
-
-def _vips(served: Sequence[_Served]) -> list[Vip]:
-    """By address; addresses of one group with the same services are one VIP."""
-    by_address: dict[str, list[_Served]] = {}
-    marks: dict[str, list[Service]] = {}
-    for one in served:
-        if one.address:
-            by_address.setdefault(one.address, []).append(one)
-        else:
-            marks.setdefault(one.group, []).append(one.service)
-    alike: dict[tuple[str, tuple[Service, ...], str], list[str]] = {}
-    for address, some in by_address.items():
-        groups = {one.group for one in some}
-        group = groups.pop() if len(groups) == 1 else ""
-        key = (group, tuple(one.service for one in some), "" if group else address)
-        alike.setdefault(key, []).append(address)
-    wanted = []
-    for (group, services, _), addresses in alike.items():
-        first = by_address[addresses[0]][0]
-        wanted.append(
-            Vip(
-                name=names.sanitized(group) or names.sanitized(first.name) or names.by_service(services),
-                addresses=tuple(addresses),
-                services=(*services, *marks.pop(group, ())),
-                comment=first.comment,
-                place=first.place,
-            )
-        )
-    return names.unique(wanted)

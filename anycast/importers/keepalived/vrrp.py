@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from anycast.importers.keepalived import numbers
+from anycast.importers import numbers
 from anycast.importers.keepalived.checkers import command
 from anycast.importers.keepalived.language import Statement
 from anycast.importers.model import Keys, Place, check

@@ -1,4 +1,4 @@
-"""Values of keepalived.conf. Each is None where keepalived would refuse it. Pure."""
+"""Numbers, times and addresses as other programs write them. Each is None where it is none. Pure."""
 
 from __future__ import annotations
 
