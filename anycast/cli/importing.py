@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
             f"{args.output} is there already and stays as it is (name another file, or write --force)"
         )
     try:
-        source, setup, place = _read(args.what, report)
+        source, setup, place = _read(args, report)
         done = finished(source, setup, report, place)
     except SourceError as error:
         _show(report, sys.stderr)
@@ -55,16 +55,18 @@ def run(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _read(words: list[str], report: Report) -> tuple[Source, Setup, Place]:
+def _read(args: argparse.Namespace, report: Report) -> tuple[Source, Setup, Place]:
     """What is named on the command line. Raises SourceError."""
+    words: list[str] = args.what
+    addresses = [str(one) for one in args.address or ()]
     first, *rest = words
     source = Source(first.lower()) if first.lower() in list(Source) else None
     files = [Path(word) for word in (words if source is None else rest)]
     if source is Source.IPVS and not files:
-        return source, _running(report), Place("the running kernel")
+        return source, _running(report, addresses), Place("the running kernel")
     if not files:
         raise SourceError(Place(first), "no file is named", f"write the files of {first} behind it")
-    return *read(source, files, report), Place(str(files[0]))
+    return *read(source, files, report, addresses), Place(str(files[0]))
 
 
 def _refused(why: str) -> int:
@@ -119,7 +121,7 @@ def _document(done: Imported, report: Report) -> dict[str, object]:
     }
 
 
-def _running(report: Report) -> Setup:
+def _running(report: Report, addresses: list[str]) -> Setup:
     """Raises SourceError."""
     from anycast.importers.ipvs.kernel import KERNEL, setup_of
     from anycast.kernel.errors import KernelUnavailable
@@ -132,4 +134,4 @@ def _running(report: Report) -> Setup:
         raise SourceError(KERNEL, error.reason, "or name a file of `ipvsadm-save -n`") from None
     finally:
         ipvs.close()
-    return setup_of(found.table, found.timeouts, found.sync.values(), report)
+    return setup_of(found.table, found.timeouts, found.sync.values(), report, addresses)

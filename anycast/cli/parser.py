@@ -514,6 +514,13 @@ def _import(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--force", action="store_true", help="replace the file if it is there")
     verb.add_argument(
+        "--address",
+        action="append",
+        type=_address,
+        metavar="ADDRESS",
+        help="the VIP of what gives none: a firewall mark, a healthcheck without --ip; repeat",
+    )
+    verb.add_argument(
         "--strict", action="store_true", help="write nothing, with status 1, if a line cannot be carried over"
     )
     _with_json(verb)

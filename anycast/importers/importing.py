@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -119,7 +120,26 @@ def _pruned(setup: Setup, problems: Sequence[Problem], report: Report, place: Pl
             f"it cannot be written as a configuration: {first}",
             "please report this file",
         )
-    return replace(setup.without(gone), settings=setup.settings.without(*sections))
+    bgp = None if setup.bgp is None else _without_vips(setup.bgp, gone)
+    return replace(setup.without(gone), bgp=bgp, settings=setup.settings.without(*sections))
+
+
+def _without_vips(bgp: Keys, gone: AbstractSet[str]) -> Keys:
+    """What neighbors get, without these VIPs."""
+    neighbors = bgp.get("neighbors")
+    if not gone or not isinstance(neighbors, tuple):
+        return bgp
+    found: list[Value] = []
+    for one in neighbors:
+        export = one.get("export") if isinstance(one, Keys) else None
+        if isinstance(one, Keys) and isinstance(export, tuple):
+            left = tuple(name for name in export if name not in gone)
+            if not left:
+                continue
+            found.append(one.with_(export=left))
+        else:
+            found.append(one)
+    return bgp.with_(neighbors=tuple(found))
 
 
 def _with_bgp(setup: Setup, report: Report, place: Place) -> Setup:

@@ -11,7 +11,7 @@ from anycast.importers.model import Service, Vip
 
 _LONGEST = 40  # characters; an address may follow
 _BY_PORT = {
-    22: "ssh", 25: "smtp", 53: "dns", 80: "web", 123: "ntp", 143: "imap", 389: "ldap", 443: "web", 465: "smtp", 514: "syslog",
+    21: "ftp", 22: "ssh", 25: "smtp", 53: "dns", 80: "web", 123: "ntp", 143: "imap", 389: "ldap", 443: "web", 465: "smtp", 514: "syslog",
     587: "smtp", 636: "ldap", 853: "dns", 993: "imap", 1812: "radius", 1813: "radius", 1883: "mqtt", 3306: "mysql",
     3389: "rdp", 5060: "sip", 5061: "sip", 5432: "postgresql", 6379: "redis", 6443: "kubernetes", 6514: "syslog", 8080: "web",
     8443: "web",

@@ -13,19 +13,32 @@ from anycast.importers.report import Report
 from anycast.importers.source import Files, SourceError
 
 
-def read(source: Source | None, paths: Sequence[Path], report: Report) -> tuple[Source, Setup]:
-    """`source` None: what the files look like. Raises SourceError."""
+def read(
+    source: Source | None, paths: Sequence[Path], report: Report, addresses: Sequence[str] = ()
+) -> tuple[Source, Setup]:
+    """`source` None: what the files look like. `addresses`: of what the files give none. Raises SourceError."""
     found = source or _detected(paths)
     match found:
         case Source.KEEPALIVED:
             from anycast.importers.keepalived import read as keepalived
 
-            return found, keepalived.read(paths, report)
+            return found, keepalived.read(paths, report, addresses)
         case Source.IPVS:
             from anycast.importers.ipvs import save
 
-            return found, save.read(paths, report)
-    raise SourceError(Place(str(paths[0])), "not yet", "wait")
+            return found, save.read(paths, report, addresses)
+        case Source.EXABGP:
+            from anycast.importers.exabgp import read as exabgp
+
+            return found, exabgp.read(paths, report, addresses)
+        case Source.ANYCAST_HEALTHCHECKER:
+            from anycast.importers.anycast_healthchecker import read as healthchecker
+
+            return found, healthchecker.read(paths, report)
+        case Source.LDIRECTORD:
+            from anycast.importers.ldirectord import read as ldirectord
+
+            return found, ldirectord.read(paths, report, addresses)
 
 
 def _detected(paths: Sequence[Path]) -> Source:

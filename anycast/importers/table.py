@@ -16,7 +16,7 @@ from anycast.importers.services import (
     one_packet_that_can_be,
     scheduler_that_can_be,
 )
-from anycast.importers.vips import Served
+from anycast.importers.vips import Served, of_version
 
 _DAY = 86400
 _MOST_WEIGHT = 65535
@@ -72,8 +72,11 @@ class Listed:
         return check("udp") if self.protocol == "udp" else None
 
 
-def served(services: Sequence[Listed], report: Report) -> list[Served]:
-    """What cannot be is left out and said."""
+def served(services: Sequence[Listed], report: Report, addresses: Sequence[str]) -> list[Served]:
+    """What cannot be is left out and said. `addresses`: of marks."""
+    for one in services:
+        if one.mark and not one.address:
+            one.address = of_version(addresses, one.version) or ""
     return [made for one in services if (made := _served(one, report)) is not None]
 
 
@@ -87,8 +90,7 @@ def _served(one: Listed, report: Report) -> Served | None:
     if one.mark and not one.address:
         report.impossible(
             one.place,
-            f"mark {one.mark}: it is not known which address the packets are sent to, and an address is announced: write a VIP with it and this "
-            "mark",
+            f"mark {one.mark}: it is not known which address the packets are sent to, and an address is announced: name it with --address",
         )
         return None
     if not one.reals:

@@ -24,6 +24,11 @@ class Served:
     comment: str = ""
 
 
+def of_version(addresses: Sequence[str], version: int) -> str | None:
+    """The first address of a family."""
+    return next((one for one in addresses if (":" in one) == (version == 6)), None)
+
+
 def by_address(served: Sequence[Served]) -> list[Vip]:
     """Addresses of one group with the same services are one VIP."""
     at: dict[str, list[Served]] = {}

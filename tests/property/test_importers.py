@@ -20,6 +20,9 @@ SAMPLES = Path(__file__).parents[1] / "unit" / "importers"
 _ENDS = {
     Source.KEEPALIVED: ("keepalived", ".conf"),
     Source.IPVS: ("ipvs", ".save"),
+    Source.EXABGP: ("exabgp", ".conf"),
+    Source.ANYCAST_HEALTHCHECKER: ("anycast-healthchecker", ".conf"),
+    Source.LDIRECTORD: ("ldirectord", ".cf"),
 }
 SOURCES = list(_ENDS)
 

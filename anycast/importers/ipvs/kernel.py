@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from anycast.core.dataplane.ipvs import Destination, Key, MarkKey, ServiceEntry, Table, order_of
 from anycast.core.values.configuration import ConnectionSync, Timeouts, TunnelChecksum
@@ -19,7 +19,13 @@ _USUAL = Timeouts(tcp=900, tcp_fin=120, udp=300)
 _SYNC = {"id": 1, "group": "224.0.0.81", "port": 8848, "ttl": 1}
 
 
-def setup_of(table: Table, timeouts: Timeouts, sync: Iterable[ConnectionSync], report: Report) -> Setup:
+def setup_of(
+    table: Table,
+    timeouts: Timeouts,
+    sync: Iterable[ConnectionSync],
+    report: Report,
+    addresses: Sequence[str] = (),
+) -> Setup:
     """Raises SourceError: the table is empty."""
     if not table:
         raise SourceError(
@@ -45,7 +51,7 @@ def setup_of(table: Table, timeouts: Timeouts, sync: Iterable[ConnectionSync], r
     if (daemon := next(iter(sync), None)) is not None:
         report.different(KERNEL, "sync daemons: connection_sync: every node sends and receives at all times")
         settings.append(("connection_sync", _sync(daemon)))
-    return Setup(vips=tuple(by_address(served(services, report))), settings=Keys(tuple(settings)))
+    return Setup(vips=tuple(by_address(served(services, report, addresses))), settings=Keys(tuple(settings)))
 
 
 def _sync(daemon: ConnectionSync) -> Keys:

@@ -92,7 +92,7 @@ def _parser() -> _Parser:
 _PARSER = _parser()
 
 
-def read(paths: Sequence[Path], report: Report) -> Setup:
+def read(paths: Sequence[Path], report: Report, addresses: Sequence[str] = ()) -> Setup:
     """Raises SourceError."""
     files = Files(report)
     found: dict[tuple[object, ...], Listed] = {}
@@ -124,7 +124,7 @@ def read(paths: Sequence[Path], report: Report) -> Setup:
     report.to_write(Place(str(paths[0])), UNCHECKED)
     for one in services:
         one.check = one.default_check
-    return Setup(vips=tuple(by_address(served(services, report))))
+    return Setup(vips=tuple(by_address(served(services, report, addresses))))
 
 
 def _line(

@@ -91,9 +91,9 @@ class Checkers:
         block = statement.block or []
         made = _KINDS.get(statement.word)
         if made is None:
-            self.report.impossible(
-                statement.place, f"{statement.word}: there is no such check here, so it is not checked by it"
-            )
+            what = f"{statement.word}: there is no such check here, so it is not checked by it"
+            for place in (statement.place, *(one.place for one in block)):
+                self.report.impossible(place, what)
             return None
         own = timing.under(block)
         self._common(block)

@@ -26,9 +26,9 @@ class _Node:
     serves: bool  # whether there is anything to import
 
 
-def read(paths: Sequence[Path], report: Report) -> Setup:
+def read(paths: Sequence[Path], report: Report, addresses: Sequence[str] = ()) -> Setup:
     """Raises SourceError."""
-    nodes = [node for path, name in _files(paths) for node in _of_file(path, name, report)]
+    nodes = [node for path, name in _files(paths) for node in _of_file(path, name, report, addresses)]
     if not any(node.serves for node in nodes):
         raise SourceError(
             Place(str(paths[0])),
@@ -63,11 +63,11 @@ def _files(paths: Sequence[Path]) -> list[tuple[Path, str]]:
     return list(zip(paths, named, strict=True))
 
 
-def _of_file(path: Path, name: str, report: Report) -> list[_Node]:
+def _of_file(path: Path, name: str, report: Report, addresses: Sequence[str]) -> list[_Node]:
     """For everybody; and where it turns out that it names nodes, for each of them."""
     alone = Report()
     try:
-        node, named = _read(path, name, alone, None)
+        node, named = _read(path, name, alone, None, addresses)
     except SourceError:
         report.take(alone)
         raise
@@ -80,15 +80,17 @@ def _of_file(path: Path, name: str, report: Report) -> list[_Node]:
     found: list[_Node] = []
     for one in of_nodes:
         mine = names.sanitized(spelt(one)) or "node"
-        found.append(_read(path, f"{name}-{mine}" if name else mine, report, one)[0])
+        found.append(_read(path, f"{name}-{mine}" if name else mine, report, one, addresses)[0])
     return found
 
 
-def _read(path: Path, name: str, report: Report, node: str | None) -> tuple[_Node, Mapping[str, None]]:
+def _read(
+    path: Path, name: str, report: Report, node: str | None, addresses: Sequence[str]
+) -> tuple[_Node, Mapping[str, None]]:
     """With the nodes that the file names. Raises SourceError."""
     lines = Lines(Files(report), report, node=node)
     statements = Tree(lines.of(path), report).statements(ROOT)
-    setup, instances = Translation(statements, report).setup()
+    setup, instances = Translation(statements, report, addresses).setup()
     serves = any(one.word in ("virtual_server", "vrrp_instance") for one in statements)
     return _Node(name, setup, instances, serves), lines.nodes
 

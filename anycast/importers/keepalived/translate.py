@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from anycast.importers import numbers
+from anycast.importers import names, numbers
 from anycast.importers.keepalived import vrrp
 from anycast.importers.keepalived.checkers import Checkers, Target, Timing
 from anycast.importers.keepalived.grammar import CHECKERS
@@ -26,7 +26,7 @@ from anycast.importers.services import (
     one_packet_that_can_be,
     scheduler_that_can_be,
 )
-from anycast.importers.vips import Served, by_address
+from anycast.importers.vips import Served, by_address, of_version
 
 _MOST_WEIGHT = 65535
 _DAY = 86400
@@ -138,8 +138,9 @@ _End: TypeAlias = tuple[str, int, int]
 class Translation:
     """One node's."""
 
-    def __init__(self, statements: Sequence[Statement], report: Report) -> None:
+    def __init__(self, statements: Sequence[Statement], report: Report, addresses: Sequence[str]) -> None:
         self._statements = statements
+        self._addresses = addresses
         self._report = report
         self._checkers = Checkers(report)
 
@@ -235,6 +236,13 @@ class Translation:
     def _of_group(self, virtual: _Virtual, group: Statement) -> Iterator[Served]:
         report = self._report
         report.carried(group.place, "virtual_server_group: the addresses of the VIPs")
+        if virtual.granularity is not None:
+            virtual.granularity = None
+            report.no_effect(
+                virtual.said["persistence_granularity"],
+                "persistence_granularity: of a group keepalived tells the kernel nothing of it, so each address is a client of its own; it "
+                "switches persistence on all the same",
+            )
         ends: dict[_End, Place] = {}
         for line in group.block or []:
             words = line.line.words
@@ -750,7 +758,10 @@ class Translation:
             place, mark = one.service.place, one.service.mark
             version = ipaddress.ip_address(one.service.servers[0].address).version
             mine = [address for address in free if ipaddress.ip_address(address).version == version]
-            if len(mine) == 1:
+            if (given := of_version(self._addresses, version)) is not None:
+                self._report.carried(place, f"mark {mark}: it is served at the address that --address names")
+                found.append(replace(one, address=given))
+            elif len(mine) == 1:
                 self._report.to_write(
                     place,
                     f"mark {mark}: it is served at {mine[0]}, the one address of VRRP that nothing else serves; see that it is the right one",
@@ -759,8 +770,8 @@ class Translation:
             else:
                 self._report.impossible(
                     place,
-                    f"mark {mark}: the file does not say which address the packets are sent to, and an address is announced: write a VIP with "
-                    "it and this mark",
+                    f"mark {mark}: the file does not say which address the packets are sent to, and an address is announced: "
+                    "name it with --address",
                 )
         return found
 
@@ -769,18 +780,22 @@ class Translation:
         by_address = {address: vip.name for vip in vips for address in vip.addresses}
         tracked: dict[str, dict[str, None]] = {}
         used: dict[str, None] = {}
+        local: dict[str, list[vrrp.Held]] = {}
         for instance in instances:
             for held in instance.held:
                 name = by_address.get(held.address)
-                if name is None:
+                if name is None and instance.scripts:
+                    local.setdefault(instance.name, []).append(held)
+                elif name is None:
                     report.impossible(
                         held.place,
-                        "virtual_ipaddress: no virtual_server has this address: the node itself serves it, and a VIP without real servers is not "
-                        "imported",
+                        "virtual_ipaddress: no virtual_server has this address, and no script is tracked: if the node itself serves it, write a "
+                        "VIP with local: true and a check; the gateway of a network cannot be announced",
                     )
                     continue
                 report.carried(held.place, "virtual_ipaddress: an address of a VIP")
-                tracked.setdefault(name, {}).update(dict.fromkeys(instance.scripts))
+                if name is not None:
+                    tracked.setdefault(name, {}).update(dict.fromkeys(instance.scripts))
                 used.update(dict.fromkeys(instance.scripts))
                 if held.network is not None:
                     report.different(
@@ -795,7 +810,28 @@ class Translation:
             with_require.append(
                 replace(vip, settings=vip.settings.with_(require=require)) if require else vip
             )
-        return with_require
+        scripts_of = {instance.name: instance.scripts for instance in instances}
+        for name, some in local.items():
+            require = tuple(found[script] for script in scripts_of[name] if script in found)
+            if not require:
+                report.impossible(
+                    some[0].place,
+                    "virtual_ipaddress: none of the scripts that it tracks is in the file, so nothing would be checked",
+                )
+                continue
+            report.different(
+                some[0].place,
+                "virtual_ipaddress: no virtual_server has this address: the node itself serves it (local: true)",
+            )
+            with_require.append(
+                Vip(
+                    name=names.sanitized(name) or "local",
+                    addresses=tuple(dict.fromkeys(held.address for held in some)),
+                    settings=Keys((("local", True), ("require", require))),
+                    place=some[0].place,
+                )
+            )
+        return names.unique(with_require)
 
     def _globals(self) -> Keys:
         found: list[tuple[str, Value]] = []

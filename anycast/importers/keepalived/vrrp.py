@@ -74,6 +74,8 @@ def _instance(statement: Statement, report: Report) -> Instance:
                 found.scripts += [line.word for line in one.block or []] or [
                     word for word in one.args if word
                 ]
+                for place in _places(one):
+                    report.different(place, "track_script: see what is said of its vrrp_script")
                 continue
             case (
                 "notify"

@@ -101,3 +101,12 @@ def test_what_cannot_be_imported_is_one_line(
     assert out == ""
     assert err.startswith("anycast import: ")
     assert err.count("\n") == 1
+
+
+def test_a_mark_gets_the_address_that_is_named(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source.write_text(KEEPALIVED.replace("192.0.2.1 80", "fwmark 7").replace("protocol TCP", ""))
+    assert run(source) == 78
+    assert "--address" in capsys.readouterr().err
+    assert run(source, "--address", "192.0.2.9", "--address", "2001:db8::9") == 0
+    out = capsys.readouterr().out
+    assert "address: 192.0.2.9\n    mark: 7\n" in out
