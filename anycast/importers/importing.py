@@ -23,6 +23,9 @@ _ROUTER6, _OWN6 = "2001:db8:ffff::fe", "2001:db8:ffff::1"
 _NODES = ipaddress.ip_network("198.51.100.0/24")
 
 
+_WITHDRAWN = "a VIP is withdrawn while one of its services has too few usable real servers (quorum, by default one), with its other services and addresses"
+
+
 class Source(StrEnum):
     KEEPALIVED = "keepalived"
     IPVS = "ipvs"
@@ -52,6 +55,9 @@ def finished(source: Source, setup: Setup, report: Report, place: Place) -> Impo
             "nothing of it can be imported",
             "see what the report says against each line",
         )
+    for vip in setup.vips:
+        if vip.services:
+            report.different(vip.place, _WITHDRAWN)
     setup = _with_bgp(setup, report, place)
     notes = _notes(report)
     head = (

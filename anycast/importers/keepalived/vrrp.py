@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from anycast.importers.model import Keys, Place, check
 from anycast.importers.report import Report
 
 _DEFAULT_PRIORITY = 100
+_HANDSHAKE = re.compile(r"<\s*/dev/tcp/([^/\s]+)/([0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +184,19 @@ def _script(statement: Statement, report: Report, *, used: bool) -> Keys | None:
     if not argv:
         report.no_effect(statement.place, "vrrp_script: it has no script, and keepalived ignores it")
         return None
+    timing = {
+        "interval": None if interval == 2 else numbers.duration(min(interval, 3600.0)),
+        "timeout": numbers.duration(min(timeout or interval, 3600.0)),
+        "rise": None if rise == 2 else rise,
+        "fall": None if fall == 3 else fall,
+    }
+    if (match := _HANDSHAKE.fullmatch(" ".join(argv))) and (address := numbers.address(match[1])):
+        report.different(
+            statement.place,
+            "vrrp_script: a tcp check that the VIP requires, in the place of a redirection of bash",
+        )
+        return check("tcp", address=address, port=int(match[2]), **timing)
     report.carried(statement.place, "vrrp_script: a command check that the VIP requires")
     if not argv[0].startswith("/"):
         argv = ["/bin/sh", "-c", f"exec {shlex.join(argv)}"]
-    return check(
-        "command",
-        argv=tuple(argv) if len(argv) > 1 else argv[0],
-        interval=None if interval == 2 else numbers.duration(min(interval, 3600.0)),
-        timeout=numbers.duration(min(timeout or interval, 3600.0)),
-        rise=None if rise == 2 else rise,
-        fall=None if fall == 3 else fall,
-    )
+    return check("command", argv=tuple(argv) if len(argv) > 1 else argv[0], **timing)
