@@ -17,6 +17,7 @@ from anycast.importers.importing import Imported, Source, finished, lines_of
 from anycast.importers.model import Place, Setup
 from anycast.importers.read import read
 from anycast.importers.report import Fate, Report
+from anycast.importers.services import with_mh
 from anycast.importers.source import SourceError
 
 _STDOUT = Path("-")
@@ -32,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
         )
     try:
         source, setup, place = _read(args, report)
+        if args.mh:
+            setup = with_mh(setup, report)
         done = finished(source, setup, report, place)
     except SourceError as error:
         _show(report, sys.stderr)

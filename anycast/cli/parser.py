@@ -105,7 +105,7 @@ examples:
   anycast import keepalived /etc/keepalived/keepalived.conf -o anycast.yaml
   anycast import lb1/keepalived.conf lb2/keepalived.conf      both nodes of a pair: `nodes`, with roles
   anycast import ipvs                                         the table of the running kernel
-  ipvsadm-save -n | anycast import ipvs /dev/stdin
+  ipvsadm-save -n | anycast import ipvs -
   anycast import exabgp /etc/exabgp/exabgp.conf
   anycast import anycast-healthchecker /etc/anycast-healthchecker.conf /etc/anycast-healthchecker.d/*.conf
   anycast import ldirectord /etc/ha.d/ldirectord.cf
@@ -520,6 +520,7 @@ def _import(verb: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="the VIP of what gives none: a firewall mark, a healthcheck without --ip; repeat",
     )
+    verb.add_argument("--mh", action="store_true", help="scheduler: mh in the place of rr, wrr, lc and wlc")
     verb.add_argument(
         "--strict", action="store_true", help="write nothing, with status 1, if a line cannot be carried over"
     )

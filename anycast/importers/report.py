@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -53,6 +53,12 @@ class Report:
         for (fate, text), found in other._notes.items():
             self._notes.setdefault((fate, text), {}).update(found)
         self.unseen += other.unseen
+
+    def forget(self, texts: Iterable[str]) -> None:
+        """What is not so after all."""
+        for text in texts:
+            for fate in Fate:
+                self._notes.pop((fate, text), None)
 
     def carried(self, place: Place, text: str) -> None:
         self.say(Fate.CARRIED, place, text)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from anycast.importers.model import Place, Server
+from anycast.importers.model import Place, Server, Setup, Vip
 from anycast.importers.report import Report
 
 _OTHER_NODE = (
@@ -14,6 +14,28 @@ _OTHER_NODE = (
     "and breaks; `scheduler: mh` chooses alike on every node, `connection_sync` tells the others"
 )
 LOCAL_CHOICE = {name: f"scheduler {name}: {_OTHER_NODE}" for name in ("rr", "wrr", "lc", "wlc")}
+
+
+def with_mh(setup: Setup, report: Report) -> Setup:
+    """With mh where each node would choose by itself."""
+    report.forget(LOCAL_CHOICE.values())
+    return replace(setup, vips=tuple(_with_mh(vip, report) for vip in setup.vips))
+
+
+def _with_mh(vip: Vip, report: Report) -> Vip:
+    found = []
+    for service in vip.services:
+        if service.scheduler in LOCAL_CHOICE and len(service.servers) <= _MAGLEV:
+            report.different(
+                service.place,
+                f"scheduler {service.scheduler}: mh is written in its place: every node chooses alike, by the client's address and port. A connection "
+                "that was begun before, and comes to another node, is at another real server there but for chance (one in as many as there are)",
+            )
+            found.append(replace(service, scheduler="mh", flags=None))
+        else:
+            found.append(service)
+    return replace(vip, services=tuple(found))
+
 
 OTHER_SCHEDULERS = {
     "sed": "wlc: new connections go by weight and their number too, but an idle fast server is not preferred",
@@ -26,6 +48,7 @@ OTHER_SCHEDULERS = {
 }
 """Schedulers that are not ours, with what is written in their place and what that means."""
 
+_MAGLEV = 4093  # places of its table
 _FALLBACK = {"mh": "mh-fallback", "sh": "sh-fallback"}
 _USUAL = {"mh": {"mh-port", "mh-fallback"}, "sh": {"sh-fallback"}}
 

@@ -5,17 +5,24 @@ from __future__ import annotations
 import glob
 import os
 import re
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from anycast.config.files import read_regular
+from anycast.config.files import read_regular, size
 from anycast.importers.model import Place
 from anycast.importers.report import Report, spelt
 
 MOST_BYTES = 4 << 20  # of all files together
 MOST_FILES = 1000
+STDIN = Path("-")
 MOST_LINES = 200_000  # of what is read, with what loops make of them
 
+_LONGEST_COMMENT = 200  # characters
+_SECRET = re.compile(r"(?i)pass|secret|token|key|auth|credential")
+_CODE = re.compile(r"[{}=]|;\s*\Z")
 _TEMPLATES = (
     (re.compile(r"\{%[-+ ]|\{\{.*\}\}|\{#.*#\}"), "Jinja"),
     (re.compile(r"<%[-=#\s]"), "ERB"),
@@ -46,7 +53,9 @@ class Files:
         """Raises SourceError."""
         place = Place(str(path))
         try:
-            data = read_regular(path, self.left)
+            data = _stdin() if path == STDIN else read_regular(path, self.left)
+            if len(data) > self.left:
+                raise OSError(0, f"it is larger than {size(self.left)}")
         except OSError as error:
             what = error.strerror or str(error)
             if "larger" in what:
@@ -84,6 +93,34 @@ class Files:
                         Place(str(path), number), what, "import what it renders to, of each node"
                     )
         return text
+
+
+@cache
+def _stdin() -> bytes:
+    """Whole, and once: what it is of is looked at before it is read."""
+    return sys.stdin.buffer.read(MOST_BYTES + 1)
+
+
+def kept(comments: Sequence[str]) -> str:
+    """A comment that says something: no secret, no code that is commented out, nothing that a terminal obeys."""
+    lines = [line for line in comments if line and not _SECRET.search(line) and not _CODE.search(line)]
+    text = "".join(char for char in " ".join(lines) if char.isprintable())
+    return text if len(text) <= _LONGEST_COMMENT else ""
+
+
+def comments_above(lines: Sequence[str]) -> dict[int, str]:
+    """By the number of the line that they stand above. What begins in the first line is about the file."""
+    found: dict[int, str] = {}
+    above: list[str] = []
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if text.startswith("#"):
+            above = [*above, text.strip("# \t")] if above or number > 1 else []
+            continue
+        if text and above and (comment := kept(above)):
+            found[number] = comment
+        above = []
+    return found
 
 
 def found(pattern: str, beside: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from anycast.importers import names, numbers
 from anycast.importers.model import Keys, Place, Setup, Value, Vip, check
 from anycast.importers.report import Report
-from anycast.importers.source import MOST_LINES, Files, SourceError
+from anycast.importers.source import MOST_LINES, Files, SourceError, comments_above
 
 _SECTION = re.compile(r"\s*\[([^\]]+)\]")
 _OPTION = re.compile(r"([^\s=:#;][^=:]*?)\s*[=:]")
@@ -49,10 +49,13 @@ class _Lines:
     sections: dict[str, Place] = field(default_factory=dict)
     options: dict[tuple[str, str], Place] = field(default_factory=dict)
     first: Place = field(default_factory=lambda: Place(""))
+    comments: dict[Place, str] = field(default_factory=dict)
 
     def note(self, text: str, path: Path) -> None:
         section = ""
-        for number, line in enumerate(text.split("\n"), 1):
+        lines = text.split("\n")
+        self.comments |= {Place(str(path), number): said for number, said in comments_above(lines).items()}
+        for number, line in enumerate(lines, 1):
             place = Place(str(path), number)
             if match := _SECTION.match(line):
                 section = match[1]
@@ -164,7 +167,13 @@ def _service(name: str, parser: configparser.ConfigParser, lines: _Lines, report
         require = (_check(said, name, lines, report),)
     report.carried(place, "a VIP that the node itself serves (local: true)")
     settings = Keys((("local", True), ("require", require)))
-    return Vip(name=names.sanitized(name) or "local", addresses=(address,), settings=settings, place=place)
+    return Vip(
+        name=names.sanitized(name) or "local",
+        addresses=(address,),
+        settings=settings,
+        comment=lines.comments.get(place, ""),
+        place=place,
+    )
 
 
 def _address(text: str, place: Place, report: Report) -> str | None:

@@ -76,7 +76,13 @@ _MEANS = {
 
 
 def announced(
-    place: Place, process: str, options: Sequence[Option], report: Report, addresses: Sequence[str] = ()
+    place: Place,
+    process: str,
+    options: Sequence[Option],
+    report: Report,
+    *,
+    addresses: Sequence[str] = (),
+    comment: str = "",
 ) -> Announced:
     """What a process announces, with what becomes of each option. `place`: of the process.
 
@@ -120,6 +126,7 @@ def announced(
             name=name,
             addresses=tuple(dict.fromkeys(address for address, _ in some)),
             settings=Keys((("local", True), *asked.settings.items(), ("med", metric), ("require", require))),
+            comment=comment,
             place=some[0][1],
         )
         for metric, some in by_metric.items()

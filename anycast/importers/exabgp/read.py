@@ -13,7 +13,7 @@ from anycast.importers.exabgp.language import Statement, listed, statements
 from anycast.importers.exabgp.options import Option
 from anycast.importers.model import Keys, Place, Setup, Value, Vip
 from anycast.importers.report import Report
-from anycast.importers.source import Files, SourceError
+from anycast.importers.source import Files, SourceError, comments_above
 
 _BLOCKS = ("neighbor", "process", "group", "template")
 _GENERAL = {
@@ -57,6 +57,7 @@ class _Files:
     report: Report
     others: dict[Path, list[str]] = field(default_factory=dict)
     used: set[Path] = field(default_factory=set)
+    comments: dict[Place, str] = field(default_factory=dict)
 
     def lines(self, name: str, config: Path, place: Place) -> tuple[str, list[str]] | None:
         """Of the file that --config names: as it is named, beside the configuration, or one of those that were given."""
@@ -86,6 +87,8 @@ def read(paths: Sequence[Path], report: Report, addresses: Sequence[str] = ()) -
     configs: list[tuple[Path, list[Statement]]] = []
     for path in paths:
         text = found.files.text(path)
+        above = comments_above(text.split("\n"))
+        found.comments |= {Place(str(path), number): said for number, said in above.items()}
         tree = statements(text, path, Report())
         if any(one.block is not None and one.word in _BLOCKS for one in tree):
             configs.append((path, statements(text, path, report)))
@@ -160,7 +163,8 @@ def _announced(
         else:
             more += options.of_file(lines[1], lines[0])
     # What stands on the command line counts, as it is read last.
-    return announced(place, process.name, [*more, *given], report, addresses)
+    comment = files.comments.get(process.place, "")
+    return announced(place, process.name, [*more, *given], report, addresses=addresses, comment=comment)
 
 
 class _Reading:

@@ -13,7 +13,7 @@ from typing import NoReturn
 from anycast.importers.model import Keys, Place, Setup, keys
 from anycast.importers.numbers import prefix_of
 from anycast.importers.report import Report
-from anycast.importers.source import MOST_LINES, Files, SourceError
+from anycast.importers.source import MOST_LINES, Files, SourceError, comments_above
 from anycast.importers.table import Listed, Real, served
 from anycast.importers.vips import by_address
 
@@ -102,20 +102,12 @@ def read(paths: Sequence[Path], report: Report, addresses: Sequence[str] = ()) -
             raise SourceError(
                 Place(str(path)), f"it has more than {MOST_LINES:,} lines", "import it in parts"
             )
-        above = ""
+        comments = comments_above(lines)
         for number, line in enumerate(lines, 1):
             place = Place(str(path), number)
             text = line.strip()
-            if text.startswith("#") or not text:
-                comment = text.lstrip("#! \t")
-                above = (
-                    comment
-                    if number > 1 and comment and not text.startswith("#!") and len(comment) < 200
-                    else ""
-                )
-                continue
-            _line(text, place, above, found, report)
-            above = ""
+            if text and not text.startswith("#"):
+                _line(text, place, comments.get(number, ""), found, report)
     if not found:
         raise SourceError(
             Place(str(paths[0])), "there is no service in it", "name what `ipvsadm-save -n` has written"

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from anycast.importers.model import Place
 from anycast.importers.report import Report
-from anycast.importers.source import MOST_LINES, Files, SourceError, found
+from anycast.importers.source import MOST_LINES, Files, SourceError, found, kept
 
 _DEEPEST = 16  # files that include one another
 _ROUNDS = 20  # variables in variables
@@ -30,7 +30,6 @@ _LOOP = re.compile(r"~(SEQx?|LST)[ \t]*\(([^)]*)\)[ \t]*(.*)\Z")
 _WORD = re.compile(r'"([^"]*)"?|[^ \t"]+')
 _PARTED = re.compile(r'[{}"]')
 _SPECIAL = re.compile(r'[!#"\\]')
-_SECRET = re.compile(r"(?i)pass|secret|token|key|auth|credential")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +175,7 @@ class Lines:
                 self.report.carried(place, "a variable: what it stands for is written in its places")
                 defined = defined if value.endswith("\\") else None
             else:
-                yield from self._logical(code, place, (_kept(above), _kept([comment])), within, 0)
+                yield from self._logical(code, place, (kept(above), kept([comment])), within, 0)
             above = []
 
     def _for_node(self, code: str) -> str | None:
@@ -290,14 +289,6 @@ class Lines:
                 if "larger" in str(error) or "lines" in str(error) or "one another" in str(error):
                     raise
                 self.report.impossible(place, f"include: {error}")
-
-
-def _kept(comments: list[str]) -> str:
-    """A comment that says something: no secret, no code that is commented out, nothing that a terminal obeys."""
-    lines = [line for line in comments if line and not _SECRET.search(line) and not re.search(r"[{}]", line)]
-    text = " ".join(lines)
-    text = "".join(c for c in text if c.isprintable())
-    return text if len(text) <= 200 else ""
 
 
 def _pieces(text: str, place: Place, comments: tuple[str, str]) -> Iterator[Line]:

@@ -12,7 +12,7 @@ from anycast.importers import numbers
 from anycast.importers.ldirectord.checks import Asked, check_of, unquoted
 from anycast.importers.model import Place, Setup
 from anycast.importers.report import Report
-from anycast.importers.source import MOST_LINES, Files, SourceError
+from anycast.importers.source import MOST_LINES, Files, SourceError, comments_above
 from anycast.importers.table import Listed, Real, served
 from anycast.importers.vips import by_address
 
@@ -120,14 +120,12 @@ def _file(lines: Sequence[str], file: str, report: Report) -> list[_Virtual]:
     common: dict[str, tuple[str, Place]] = {}
     found: list[_Virtual] = []
     current: _Virtual | None = None
-    above = ""
+    comments = comments_above(lines)
     for number, line in enumerate(lines, 1):
         place = Place(file, number)
         text = line.expandtabs(4)
         stripped = text.strip()
         if not stripped or stripped.startswith("#"):
-            comment = stripped.strip("# ")
-            above = comment if number > 1 and comment and len(comment) < 200 and "=" not in comment else ""
             continue
         match = _LINE.match(text)
         if match is None:
@@ -135,7 +133,7 @@ def _file(lines: Sequence[str], file: str, report: Report) -> list[_Virtual]:
             continue
         indented, name, value = bool(match[1]), match[2].lower(), _without_comment(match[3])
         if name in ("virtual", "virtual6") and not indented:
-            current = _Virtual(value, place, above, dict(common))
+            current = _Virtual(value, place, comments.get(number, ""), dict(common))
             found.append(current)
         elif indented and current is not None and name in ("real", "real6"):
             current.lines.append(place)
@@ -150,7 +148,6 @@ def _file(lines: Sequence[str], file: str, report: Report) -> list[_Virtual]:
             current = None if not indented else current
             common[name] = value, place
             _say(name, place, report)
-        above = ""
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from anycast.cli.main import main
 from anycast.config.load import load
+from anycast.importers import source as source_module
 
 KEEPALIVED = """\
 virtual_server 192.0.2.1 80 {
@@ -110,3 +112,24 @@ def test_a_mark_gets_the_address_that_is_named(source: Path, capsys: pytest.Capt
     assert run(source, "--address", "192.0.2.9", "--address", "2001:db8::9") == 0
     out = capsys.readouterr().out
     assert "address: 192.0.2.9\n    mark: 7\n" in out
+
+
+def test_mh_takes_the_place_of_what_each_node_chooses_by_itself(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(source, "--mh") == 0
+    out, err = capsys.readouterr()
+    assert "scheduler" not in out  # it is the default
+    assert "scheduler wlc: mh is written in its place" in err
+    assert "each node chooses by itself" not in err
+
+
+def test_a_table_comes_from_standard_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = b"-A -t 192.0.2.1:80 -s mh -b mh-fallback,mh-port\n-a -t 192.0.2.1:80 -r 10.9.2.1:80 -g -w 1\n"
+    source_module._stdin.cache_clear()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(saved)))
+    assert run("-") == 0
+    source_module._stdin.cache_clear()
+    assert "servers: [10.9.2.1]" in capsys.readouterr().out
