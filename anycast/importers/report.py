@@ -41,12 +41,14 @@ class Report:
         self.unseen = 0  # lines of which nothing is kept, for there were too many different things
 
     def say(self, fate: Fate, place: Place, text: str) -> None:
-        text = text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
-        key = fate, text[:_LONGEST]
-        if key not in self._notes and len(self._notes) >= MOST_NOTES and fate is not Fate.IMPOSSIBLE:
-            self.unseen += 1
-            return
-        self._notes.setdefault(key, {})[place] = None
+        known = self._notes.get((fate, text))
+        if known is None:
+            text = text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+            if len(self._notes) >= MOST_NOTES and fate is not Fate.IMPOSSIBLE:
+                self.unseen += 1
+                return
+            known = self._notes.setdefault((fate, text[:_LONGEST]), {})
+        known[place] = None
 
     def take(self, other: Report) -> None:
         """What another one holds."""

@@ -28,6 +28,9 @@ _VARIABLE = re.compile(
 _INCLUDE = re.compile(r"include[rmwba]?[ \t]+(.*)\Z")
 _LOOP = re.compile(r"~(SEQx?|LST)[ \t]*\(([^)]*)\)[ \t]*(.*)\Z")
 _WORD = re.compile(r'"([^"]*)"?|[^ \t"]+')
+_NO_COMMENTS = "", ""
+_UNUSUAL = re.compile(r"[@~]|include")
+_BRACES = re.compile(r"([{}])")
 _PARTED = re.compile(r'[{}"]')
 _SPECIAL = re.compile(r'[!#"\\]')
 
@@ -133,6 +136,8 @@ def uncommented(text: str) -> tuple[str, str]:
 
 def words(text: str) -> tuple[str, ...]:
     """As keepalived parts them: at blanks, "…" is one, and what touches a quote is a word of its own."""
+    if '"' not in text:
+        return tuple(text.split())
     return tuple(
         match[0].strip('"') if match[0].startswith('"') else match[0] for match in _WORD.finditer(text)
     )
@@ -175,7 +180,12 @@ class Lines:
                 self.report.carried(place, "a variable: what it stands for is written in its places")
                 defined = defined if value.endswith("\\") else None
             else:
-                yield from self._logical(code, place, (kept(above), kept([comment])), within, 0)
+                comments = (kept(above), kept([comment])) if above or comment else _NO_COMMENTS
+                if _UNUSUAL.match(code) or "$" in code:
+                    yield from self._logical(code, place, comments, within, 0)
+                else:
+                    self._counted(place)
+                    yield from _pieces(code, place, comments)
             above = []
 
     def _for_node(self, code: str) -> str | None:
@@ -300,20 +310,21 @@ def _pieces(text: str, place: Place, comments: tuple[str, str]) -> Iterator[Line
         return
     for piece in _parted(text):
         if found_words := words(piece):
-            yield Line(found_words, piece, place, above, beside)
+            yield Line(found_words, piece.strip(" \t"), place, above, beside)
             above = beside = ""
 
 
-def _parted(text: str) -> Iterator[str]:
-    begin, quoted = 0, False
+def _parted(text: str) -> list[str]:
+    if '"' not in text:
+        return _BRACES.split(text)
+    found, begin, quoted = [], 0, False
     for n, char in enumerate(text):
         if char == '"':
             quoted = not quoted
         elif char in "{}" and not quoted:
-            yield text[begin:n].strip(" \t")
-            yield char
+            found += [text[begin:n], char]
             begin = n + 1
-    yield text[begin:].strip(" \t")
+    return [*found, text[begin:]]
 
 
 def _values(kind: str, inside: str) -> list[dict[str, str]]:
