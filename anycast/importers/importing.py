@@ -25,6 +25,11 @@ _NODES = ipaddress.ip_network("198.51.100.0/24")
 
 _WITHDRAWN = "a VIP is withdrawn while one of its services has too few usable real servers (quorum, by default one), with its other services and addresses"
 
+_NAT = (
+    "forwarding nat: answers must come back through the node that the packet came by; real servers whose gateway is one node, or an address that "
+    "VRRP moves, answer through the wrong one when several nodes are active: write dr or tunnel, or give all other nodes role: backup"
+)
+
 
 class Source(StrEnum):
     KEEPALIVED = "keepalived"
@@ -58,6 +63,9 @@ def finished(source: Source, setup: Setup, report: Report, place: Place) -> Impo
     for vip in setup.vips:
         if vip.services:
             report.different(vip.place, _WITHDRAWN)
+        for service in vip.services:
+            if service.forwarding == "nat":
+                report.different(service.place, _NAT)
     setup = _with_bgp(setup, report, place)
     notes = _notes(report)
     head = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -48,6 +49,10 @@ OTHER_SCHEDULERS = {
 }
 """Schedulers that are not ours, with what is written in their place and what that means."""
 
+ADDRESS_COMMAND = re.compile(
+    r"(?:\s*;?\s*(sudo\s+)?(/\S*/)?(ip(\s+-\S+)*\s+a(ddr|ddress)?\s+(add|del|delete|replace|change)|ifconfig)\s[^;&|]*;?\s*)+\Z"
+)
+"""A program that puts an address on the node or takes it away, and nothing else."""
 _MAGLEV = 4093  # places of its table
 _FALLBACK = {"mh": "mh-fallback", "sh": "sh-fallback"}
 _USUAL = {"mh": {"mh-port", "mh-fallback"}, "sh": {"sh-fallback"}}

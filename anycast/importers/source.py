@@ -24,9 +24,10 @@ _LONGEST_COMMENT = 200  # characters
 _SECRET = re.compile(r"(?i)pass|secret|token|key|auth|credential")
 _CODE = re.compile(r"[{}=]|;\s*\Z")
 _TEMPLATES = (
-    (re.compile(r"\{%[-+ ]|\{\{.*\}\}|\{#.*#\}"), "Jinja"),
+    (re.compile(r"\{%[-+ ]|\{\{.*\}\}|\{#.*#\}"), "Jinja, Go or the like"),
     (re.compile(r"<%[-=#\s]"), "ERB"),
 )
+_CONFLICT = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
 
 
 class SourceError(Exception):
@@ -92,6 +93,11 @@ class Files:
                     raise SourceError(
                         Place(str(path), number), what, "import what it renders to, of each node"
                     )
+        if match := _CONFLICT.search(text):
+            place = Place(str(path), text.count("\n", 0, match.start()) + 1)
+            raise SourceError(
+                place, "a conflict of a merge (git) stands in it", "resolve it, and import again"
+            )
         return text
 
 

@@ -12,6 +12,7 @@ from typing import Self
 
 import pytest
 
+from anycast.cli.main import main
 from anycast.config.load import loads
 from anycast.core.dataplane.ipvs import Table, entry
 from anycast.core.dataplane.members import Memo, keys_of, membership
@@ -134,14 +135,18 @@ RUNNING = """\
 """
 
 
-def test_the_running_table_is_imported_without_an_operation() -> None:
+def test_the_running_table_is_imported_without_an_operation(capsys: pytest.CaptureFixture[str]) -> None:
     run("ipvsadm", "-R", stdin=RUNNING)
     before = ipvsadm()
+    assert main(["import", "ipvs"]) == 0
+    shown = capsys.readouterr().out
     there = snapshot()
     report = Report()
     assert there.timeouts is not None
     setup = setup_of(there.table, there.timeouts, (), report)
-    config = loads(finished(Source.IPVS, setup, report, KERNEL).text).config
+    text = finished(Source.IPVS, setup, report, KERNEL).text
+    assert text == shown
+    config = loads(text).config
     owned = frozenset(address for vip in config.vips for address in vip.addresses)
     assert established(desired(table_of(config), owned=owned), table_of(config)) == ()
     assert ipvsadm() == before

@@ -13,12 +13,10 @@ from anycast.importers.exabgp.language import listed
 from anycast.importers.exabgp.options import Option
 from anycast.importers.model import Keys, Place, Value, Vip, check
 from anycast.importers.report import Report
+from anycast.importers.services import ADDRESS_COMMAND
 
 _MOST_OF_NETWORK = 256  # addresses of a network that are written out
 _SHELL = re.compile(r"[|&;<>()$`\\\"'*?\[\]#~=%{}\n]")
-_ADDRESS_COMMAND = re.compile(
-    r"\s*(sudo\s+)?(/\S*/)?ip\s+(-[46]\s+)?a(ddr|ddress)?\s+(add|del|delete|replace|change)\s"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +200,7 @@ def _take(option: Option, asked: _Asked, report: Report) -> None:
         asked.next_hops += [address] if (address := numbers.address(value)) else []
         report.carried(place, "--next-hop: next_hop of bgp")
     elif name in ("execute", "up-execute", "down-execute", "disabled-execute"):
-        if _ADDRESS_COMMAND.match(value):
+        if ADDRESS_COMMAND.match(value):
             report.different(
                 place, f"{shown}: the address is placed by the agent, and stays while the route is withdrawn"
             )

@@ -30,6 +30,8 @@ class Timing:
         """With what a block says of it; the last word counts."""
         found = self
         for one in statements:
+            if not one.known:
+                continue
             match one.word:
                 case "delay_loop" if (value := numbers.seconds(one.args, 1e-6)) is not None:
                     found = replace(found, delay_loop=value)

@@ -12,13 +12,14 @@ from typing import TypeAlias
 
 from anycast.importers import names, numbers
 from anycast.importers.keepalived import vrrp
-from anycast.importers.keepalived.checkers import Checkers, Target, Timing
+from anycast.importers.keepalived.checkers import Checkers, Target, Timing, command
 from anycast.importers.keepalived.grammar import CHECKERS
 from anycast.importers.keepalived.language import Statement
 from anycast.importers.model import Keys, Place, Server, Service, Setup, Value, Vip, check, keys, together
 from anycast.importers.quorum import servers_for
 from anycast.importers.report import Report
 from anycast.importers.services import (
+    ADDRESS_COMMAND,
     LOCAL_CHOICE,
     OTHER_SCHEDULERS,
     flags_that_can_be,
@@ -357,6 +358,9 @@ class Translation:
                     report.carried(one.place, "virtualhost: host of the checks")
                 case word if word in _SAID_ELSEWHERE:
                     report.carried(one.place, f"{word}: {_OURS[word]} of the checks")
+                case "quorum_up" | "quorum_down" if ADDRESS_COMMAND.match(" ".join(command(one))):
+                    what = "the agent places the address and announces it; it stays on the node while the route is withdrawn"
+                    report.different(one.place, f"{one.word}: not needed: {what}")
                 case word if word in _MEANS:
                     how, text = _MEANS[word]
                     getattr(report, how)(one.place, text)
@@ -397,6 +401,10 @@ class Translation:
         report = self._report
         forwarding = _FORWARDING.get(one.first)
         refused = f"{one.word}: keepalived refuses it, as if the line were not there"
+        if one.first in ("FNAT", "SNAT"):
+            what = f"{one.first} is of DPVS, and neither keepalived nor the kernel has it: nat is written, so answers must come back through this node"
+            report.impossible(one.place, f"{one.word}: {what}")
+            return None
         if forwarding is None:
             report.no_effect(one.place, refused)
             return None

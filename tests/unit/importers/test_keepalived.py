@@ -7,7 +7,7 @@ import pytest
 from anycast.importers.importing import Source, finished
 from anycast.importers.keepalived import read
 from anycast.importers.keepalived.language import uncommented, words
-from anycast.importers.model import Place, Setup
+from anycast.importers.model import Keys, Place, Setup
 from anycast.importers.report import Fate, Report
 from anycast.importers.source import SourceError
 from tests.unit.importers import golden
@@ -111,8 +111,9 @@ def test_the_password_of_vrrp_is_nowhere(tmp_path: Path, monkeypatch: pytest.Mon
     ("text", "line", "words"),
     [
         ("", 0, "no virtual_server"),
-        ("virtual_server 192.0.2.1 80 {\n{% for s in servers %}\n", 2, "template (Jinja)"),
+        ("virtual_server 192.0.2.1 80 {\n{% for s in servers %}\n", 2, "template (Jinja, Go or the like)"),
         ("real_server <%= @ip %> 80\n", 1, "template (ERB)"),
+        ("a\n<<<<<<< HEAD\n", 2, "conflict of a merge"),
         ("a\nb\0c\n", 2, "null byte"),
         ("include keepalived.conf\n", 1, "one another"),
         ("~SEQ(A, 1, 200000) ~SEQ(B, 1, 200000) x\n", 1, "200,000 lines"),
@@ -157,3 +158,17 @@ def test_what_our_rules_forbid_is_left_out_and_said(tmp_path: Path) -> None:
     done = finished(Source.KEEPALIVED, setup, report, Place("keepalived.conf"))
     assert done.counts[0] == 1
     assert [line for line, text in said(report, Fate.IMPOSSIBLE) if "left out" in text]
+
+
+def test_programs_that_place_the_address_are_not_needed(tmp_path: Path) -> None:
+    lines = 'quorum_up " ip addr add 192.0.2.1/32 dev lo; ip addr add 192.0.2.2/32 dev lo;"\nquorum_down "ip addr del 192.0.2.1/32 dev lo && x"\n'
+    _, report = setup_of(SERVICE.replace("lb_algo", lines + "lb_algo"), tmp_path)
+    assert any(text.startswith("quorum_up: not needed") for _, text in said(report, Fate.DIFFERENT))
+    assert any(text.startswith("quorum_down: the program") for _, text in said(report, Fate.IMPOSSIBLE))
+
+
+def test_a_retry_that_keepalived_does_not_know_counts_for_nothing(tmp_path: Path) -> None:
+    setup, _ = setup_of(SERVICE.replace("TCP_CHECK {", "TCP_CHECK {\nnb_get_retry 9"), tmp_path)
+    (service,) = setup.vips[0].services
+    assert isinstance(service.check, Keys)
+    assert service.check.get("fall") == 2
