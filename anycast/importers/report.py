@@ -12,6 +12,7 @@ from anycast.importers.model import Place
 MOST_NOTES = 1000  # different things that are said; the lines of each are counted on
 _LINES = 8  # of one thing that are named
 _LONGEST = 600  # characters of a text
+_LONGEST_WORD = 40
 
 
 class Fate(StrEnum):
@@ -101,3 +102,9 @@ def places(found: Sequence[Place]) -> str:
 
 def spelt(place: Place) -> str:
     return f"{named(place.file)}:{place.line}" if place.line else named(place.file)
+
+
+def shown(word: str) -> str:
+    """A word of a source: short, and nothing that a terminal obeys."""
+    text = word if len(word) <= _LONGEST_WORD else f"{word[: _LONGEST_WORD - 3]}..."
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -38,6 +38,17 @@ def _with_mh(vip: Vip, report: Report) -> Vip:
     return replace(vip, services=tuple(found))
 
 
+PERSISTENCE = (
+    "persistence: each node remembers its own clients: a client whose flows come to another node may be sent to another real server there, and "
+    "its connections break; `connection_sync` tells the others, `scheduler: mh` with flags: [mh-fallback] needs no memory"
+)
+DEFAULT_PERSISTENCE = 360  # seconds, of keepalived and ipvsadm
+NUMBERED_FLAGS = {
+    "mh": {"flag-1": "mh-fallback", "flag-2": "mh-port"},
+    "sh": {"flag-1": "sh-fallback", "flag-2": "sh-port"},
+}
+"""What a scheduler's flags are called by number."""
+
 OTHER_SCHEDULERS = {
     "sed": "wlc: new connections go by weight and their number too, but an idle fast server is not preferred",
     "nq": "wlc: new connections go by weight and their number too, but an idle server is not taken first",

@@ -11,6 +11,7 @@ from anycast.importers.numbers import duration
 from anycast.importers.report import Report
 from anycast.importers.services import (
     LOCAL_CHOICE,
+    PERSISTENCE,
     flags_that_can_be,
     named_apart,
     one_packet_that_can_be,
@@ -20,10 +21,6 @@ from anycast.importers.vips import Served, of_version
 
 _DAY = 86400
 _MOST_WEIGHT = 65535
-PERSISTENCE = (
-    "persistence: each node remembers its own clients: a client whose flows come to another node may be sent to another real server there, and "
-    "its connections break; `connection_sync` tells the others, `scheduler: mh` with flags: [mh-fallback] needs no memory"
-)
 _OLD_PORT = "the port of a real server is that of the service with dr and tunnel, whatever is written"
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anycast.importers import names, numbers
+from anycast.importers.commands import line_of, words_of
 from anycast.importers.model import Keys, Place, Setup, Value, Vip, check
-from anycast.importers.report import Report
+from anycast.importers.report import Report, shown
 from anycast.importers.source import MOST_LINES, Files, SourceError, comments_above
 
 _SECTION = re.compile(r"\s*\[([^\]]+)\]")
@@ -117,7 +118,7 @@ def _defaults(lines: _Lines, report: Report) -> None:
         if section == "daemon":
             report.different(
                 place,
-                f"{_shown(option)}: {_DAEMON.get(option, 'BIRD, its reloads and the log of the daemon are not needed here')}",
+                f"{shown(option)}: {_DAEMON.get(option, 'BIRD, its reloads and the log of the daemon are not needed here')}",
             )
         elif section == "DEFAULT":
             report.carried(place, "of every section that does not say otherwise")
@@ -220,7 +221,7 @@ def _option(name: str, option: str, said: Mapping[str, str], lines: _Lines, repo
                 place, "ip_check_disabled: the agent places the address on the interface, and puts it back"
             )
         case _:
-            report.different(place, f"{_shown(option)}: BIRD and its reloads are not needed here")
+            report.different(place, f"{shown(option)}: BIRD and its reloads are not needed here")
 
 
 _OURS = {
@@ -275,13 +276,4 @@ def _argv(command: str) -> Value:
         words = shlex.split(command)
     except ValueError:
         words = []
-    if not words:
-        return "/bin/sh", "-c", command
-    if not words[0].startswith("/"):
-        return "/bin/sh", "-c", f"exec {shlex.join(words)}"
-    return tuple(words) if len(words) > 1 else words[0]
-
-
-def _shown(option: str) -> str:
-    text = option if len(option) <= 40 else option[:37] + "..."
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return words_of(words) if words else line_of(command)

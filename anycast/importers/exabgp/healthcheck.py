@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from anycast.importers import names, numbers
+from anycast.importers.commands import line_of
 from anycast.importers.exabgp.language import listed
 from anycast.importers.exabgp.options import Option
 from anycast.importers.model import Keys, Place, Value, Vip, check
@@ -16,7 +15,6 @@ from anycast.importers.report import Report
 from anycast.importers.services import ADDRESS_COMMAND
 
 _MOST_OF_NETWORK = 256  # addresses of a network that are written out
-_SHELL = re.compile(r"[|&;<>()$`\\\"'*?\[\]#~=%{}\n]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +250,7 @@ def _require(asked: _Asked, place: Place, report: Report) -> tuple[Value, ...]:
         found.append(
             check(
                 "command",
-                argv=_argv(asked.command),
+                argv=line_of(asked.command),
                 interval=None
                 if asked.interval == 2
                 else numbers.duration(min(max(asked.interval, 0.01), 3600.0)),
@@ -279,12 +277,3 @@ def _require(asked: _Asked, place: Place, report: Report) -> tuple[Value, ...]:
     elif asked.disable:
         report.impossible(place, "--disable: a path that does not begin at / is not looked at")
     return tuple(found)
-
-
-def _argv(command: str) -> Value:
-    """Through a shell where it needs one."""
-    if not _SHELL.search(command):
-        words = shlex.split(command)
-        if words and words[0].startswith("/"):
-            return tuple(words) if len(words) > 1 else words[0]
-    return "/bin/sh", "-c", command

@@ -12,7 +12,7 @@ from anycast.importers.exabgp.healthcheck import Announced, announced
 from anycast.importers.exabgp.language import Statement, listed, statements
 from anycast.importers.exabgp.options import Option
 from anycast.importers.model import Keys, Place, Setup, Value, Vip
-from anycast.importers.report import Report
+from anycast.importers.report import Report, shown
 from anycast.importers.source import Files, SourceError, comments_above
 
 _BLOCKS = ("neighbor", "process", "group", "template")
@@ -201,7 +201,7 @@ class _Reading:
                     pass
                 case _:
                     self._report.impossible(
-                        one.place, f"{_shown(one.word)}: not known in exabgp.conf, or not imported"
+                        one.place, f"{shown(one.word)}: not known in exabgp.conf, or not imported"
                     )
         return self._neighbors, self._processes
 
@@ -488,9 +488,4 @@ def _more(
         case "ttl-security" | "incoming-ttl":
             report.impossible(place, f"{word}: write ttl_security in the place of multihop, at both ends")
         case _:
-            report.impossible(place, f"{_shown(word)}: not known in a neighbor, or not imported")
-
-
-def _shown(word: str) -> str:
-    text = word if len(word) <= 40 else word[:37] + "..."
-    return "".join(c if c.isprintable() else "?" for c in text)
+            report.impossible(place, f"{shown(word)}: not known in a neighbor, or not imported")

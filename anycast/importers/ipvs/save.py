@@ -13,16 +13,12 @@ from typing import NoReturn
 from anycast.importers.model import Keys, Place, Setup, keys
 from anycast.importers.numbers import prefix_of
 from anycast.importers.report import Report
+from anycast.importers.services import DEFAULT_PERSISTENCE, NUMBERED_FLAGS
 from anycast.importers.source import MOST_LINES, Files, SourceError, comments_above
 from anycast.importers.table import Listed, Real, served
 from anycast.importers.vips import by_address
 
-_DEFAULT_PERSISTENCE = 360
 _PROGRAM = re.compile(r"(?:\S*/)?ipvsadm\Z")
-_FLAGS = {
-    "mh": {"flag-1": "mh-fallback", "flag-2": "mh-port"},
-    "sh": {"flag-1": "sh-fallback", "flag-2": "sh-port"},
-}
 UNCHECKED = "checks: the table has none; the servers are checked by a TCP handshake, of UDP for `port unreachable`, and you know better ones (docs/checks.md)"
 
 
@@ -63,7 +59,7 @@ def _parser() -> _Parser:
     which.add_argument("--sctp-service", dest="sctp")
     which.add_argument("-f", "--fwmark-service", dest="mark", type=int)
     parser.add_argument("-s", "--scheduler", default="wlc")
-    parser.add_argument("-p", "--persistent", nargs="?", type=int, const=_DEFAULT_PERSISTENCE)
+    parser.add_argument("-p", "--persistent", nargs="?", type=int, const=DEFAULT_PERSISTENCE)
     parser.add_argument("-M", "--netmask")
     parser.add_argument("--pe")
     parser.add_argument("-b", "--sched-flags", dest="flags", default="")
@@ -199,7 +195,7 @@ def _take(
 def _service(args: argparse.Namespace) -> tuple[tuple[object, ...], Listed]:
     """Raises _UsageError."""
     scheduler = args.scheduler.lower()
-    numbered = _FLAGS.get(scheduler, {})
+    numbered = NUMBERED_FLAGS.get(scheduler, {})
     flags = tuple(numbered.get(word, word) for word in args.flags.split(",") if word)
     listed = Listed(
         scheduler=scheduler,

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from anycast.importers import numbers
+from anycast.importers.commands import SHELL, words_of
 from anycast.importers.keepalived.language import Statement
 from anycast.importers.model import Keys, Value, check, keys, together
 from anycast.importers.report import Report
 from anycast.regex import RegexError, compiled
 
 _LEAST, _MOST = 0.01, 3600.0  # seconds of an interval or a timeout of ours
-_SHELL = "/bin/sh"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +139,7 @@ class Checkers:
                     if one.word == "nb_get_retry":
                         self.report.carried(one.place, "nb_get_retry: fall")
                     else:
-                        self.report.carried(one.place, f"{one.word}: {_OURS[one.word]} of the check")
+                        self.report.carried(one.place, f"{one.word}: {OURS[one.word]} of the check")
                 else:
                     self.report.no_effect(
                         one.place, f"{one.word}: keepalived refuses the value, and takes its default"
@@ -458,7 +458,7 @@ _KINDS: Mapping[str, _Made] = {
     "UDP_CHECK": Checkers.udp,
     "PING_CHECK": Checkers.ping,
 }
-_OURS = {
+OURS: Mapping[str, str] = {
     "delay_loop": "interval",
     "retry": "fall",
     "delay_before_retry": "fast_interval",
@@ -571,10 +571,8 @@ def _argv(argv: list[str], target: Target, *, dynamic: bool) -> Value:
     for_each = any(word in own for word in argv)
     line = " ".join(words)
     if dynamic:
-        return _SHELL, "-c", f"{line}; s=$?; [ $s -eq 0 ] || [ $s -gt 2 ]"
-    if for_each or not argv[0].startswith("/"):
-        return _SHELL, "-c", f"exec {line}"
-    return tuple(argv) if len(argv) > 1 else argv[0]
+        return SHELL, "-c", f"{line}; s=$?; [ $s -eq 0 ] || [ $s -gt 2 ]"
+    return (SHELL, "-c", f"exec {line}") if for_each else words_of(argv)
 
 
 def _hex(words: Sequence[str]) -> str | None:

@@ -12,16 +12,19 @@ from typing import TypeAlias
 
 from anycast.importers import names, numbers
 from anycast.importers.keepalived import vrrp
-from anycast.importers.keepalived.checkers import Checkers, Target, Timing, command
+from anycast.importers.keepalived.checkers import OURS, Checkers, Target, Timing, command
 from anycast.importers.keepalived.grammar import CHECKERS
 from anycast.importers.keepalived.language import Statement
 from anycast.importers.model import Keys, Place, Server, Service, Setup, Value, Vip, check, keys, together
 from anycast.importers.quorum import servers_for
-from anycast.importers.report import Report
+from anycast.importers.report import Report, shown
 from anycast.importers.services import (
     ADDRESS_COMMAND,
+    DEFAULT_PERSISTENCE,
     LOCAL_CHOICE,
+    NUMBERED_FLAGS,
     OTHER_SCHEDULERS,
+    PERSISTENCE,
     flags_that_can_be,
     named_apart,
     one_packet_that_can_be,
@@ -31,7 +34,6 @@ from anycast.importers.vips import Served, by_address, of_version
 
 _MOST_WEIGHT = 65535
 _DAY = 86400
-_DEFAULT_PERSISTENCE = 360
 _SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sh", "mh", "dh", *OTHER_SCHEDULERS)
 _FORWARDING = {"NAT": "nat", "DR": "dr", "TUN": "tunnel"}
 _CHECKSUMS = {"nocsum": None, "csum": "csum", "remcsum": "remcsum"}
@@ -74,12 +76,6 @@ _MEANS: Mapping[str, tuple[str, str]] = {
     "ip_family": ("carried", "ip_family: that of the address"),
     "hashed": ("no_effect", "hashed: keepalived does nothing with it"),
 }  # fmt: skip
-
-_FLAG_NUMBERS = {
-    "mh": {"flag-1": "mh-fallback", "flag-2": "mh-port"},
-    "sh": {"flag-1": "sh-fallback", "flag-2": "sh-port"},
-}
-_SAID_ELSEWHERE = frozenset({"retry", "delay_before_retry", "connect_timeout", "delay_loop"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +177,7 @@ class Translation:
         for one in self._statements:
             if not one.known:
                 self._report.no_effect(
-                    one.place, f"{_shown(one.word)}: keepalived does not know it there, and only logs that"
+                    one.place, f"{shown(one.word)}: keepalived does not know it there, and only logs that"
                 )
             elif one.word in _ROOT_WORDS:
                 getattr(self._report, _ROOT_WORDS[one.word][0])(one.place, _ROOT_WORDS[one.word][1])
@@ -259,7 +255,7 @@ class Translation:
             if found is None or port is None:
                 report.impossible(
                     line.place,
-                    f"{_shown(words[0])}: this is no address, range and port that can be imported (1,024 addresses at most)",
+                    f"{shown(words[0])}: this is no address, range and port that can be imported (1,024 addresses at most)",
                 )
             elif port == 0:
                 report.impossible(
@@ -333,7 +329,7 @@ class Translation:
                         why = "stands before lb_algo, or with another scheduler"
                         report.no_effect(one.place, f"{one.word}: it {why}, and keepalived ignores it there")
                 case "persistence_timeout":
-                    found = numbers.number(one.args, 1, 31 * _DAY) if one.args else _DEFAULT_PERSISTENCE
+                    found = numbers.number(one.args, 1, 31 * _DAY) if one.args else DEFAULT_PERSISTENCE
                     if found is None:
                         report.no_effect(
                             one.place,
@@ -356,8 +352,8 @@ class Translation:
                 case "virtualhost":
                     virtual.virtualhost = one.first
                     report.carried(one.place, "virtualhost: host of the checks")
-                case word if word in _SAID_ELSEWHERE:
-                    report.carried(one.place, f"{word}: {_OURS[word]} of the checks")
+                case word if word in OURS:
+                    report.carried(one.place, f"{word}: {OURS[word]} of the checks")
                 case "quorum_up" | "quorum_down" if ADDRESS_COMMAND.match(" ".join(command(one))):
                     what = "the agent places the address and announces it; it stays on the node while the route is withdrawn"
                     report.different(one.place, f"{one.word}: not needed: {what}")
@@ -369,7 +365,7 @@ class Translation:
                 case _:
                     report.no_effect(
                         one.place,
-                        f"{_shown(one.word)}: keepalived does not know it in a virtual_server, and only logs that",
+                        f"{shown(one.word)}: keepalived does not know it in a virtual_server, and only logs that",
                     )
         for one in block:
             if one.word == "real_server" and (real := self._real(one, virtual)) is not None:
@@ -391,7 +387,7 @@ class Translation:
             return
         virtual.granularity = ("ipv6_prefix" if six else "ipv4_prefix", found)
         if virtual.persistence is None:
-            virtual.persistence = _DEFAULT_PERSISTENCE
+            virtual.persistence = DEFAULT_PERSISTENCE
         self._report.carried(
             one.place, "persistence_granularity: persistence, which it switches on by itself"
         )
@@ -473,15 +469,15 @@ class Translation:
                     )
                 case word if word in CHECKERS:
                     real.checkers.append(one)
-                case word if word in _SAID_ELSEWHERE:
-                    report.carried(one.place, f"{word}: {_OURS[word]} of the checks")
+                case word if word in OURS:
+                    report.carried(one.place, f"{word}: {OURS[word]} of the checks")
                 case word if word in _MEANS and one.known:
                     how, text = _MEANS[word]
                     getattr(report, how)(one.place, text)
                 case _:
                     report.no_effect(
                         one.place,
-                        f"{_shown(one.word)}: keepalived does not know it in a real_server, and only logs that",
+                        f"{shown(one.word)}: keepalived does not know it in a real_server, and only logs that",
                     )
         if real.lower > real.upper:
             report.different(
@@ -600,7 +596,7 @@ class Translation:
     def _flags(self, virtual: _Virtual, scheduler: str) -> tuple[str, ...] | None:
         found = list(virtual.flags)
         for word, place in virtual.numbered:
-            named = _FLAG_NUMBERS.get(virtual.scheduler, {}).get(word)
+            named = NUMBERED_FLAGS.get(virtual.scheduler, {}).get(word)
             if named is None:
                 self._report.no_effect(place, f"{word}: this scheduler has no such flag")
             else:
@@ -623,11 +619,7 @@ class Translation:
         if virtual.persistence > _DAY:
             self._report.different(place, "persistence_timeout: 24h is the longest here")
         timeout = numbers.duration(min(virtual.persistence, _DAY))
-        self._report.different(
-            place,
-            "persistence: each node remembers its own clients: a client whose flows come to another node may be sent to another real server "
-            "there, and its connections break; `connection_sync` tells the others, `scheduler: mh` with flags: [mh-fallback] needs no memory",
-        )
+        self._report.different(place, PERSISTENCE)
         if virtual.granularity is None or virtual.granularity[1] == (
             32 if virtual.granularity[0] == "ipv4_prefix" else 128
         ):
@@ -873,16 +865,10 @@ class Translation:
                 else:
                     text = _GLOBAL.get(one.word, "nothing of the kind is set here")
                     for inner in [one, *(one.block or [])]:
-                        self._report.different(inner.place, f"global_defs {_shown(one.word)}: {text}")
+                        self._report.different(inner.place, f"global_defs {shown(one.word)}: {text}")
         return Keys(tuple(dict(found).items()))
 
 
-_OURS = {
-    "delay_loop": "interval",
-    "retry": "fall",
-    "delay_before_retry": "fast_interval",
-    "connect_timeout": "timeout",
-}
 _GLOBAL = {
     **dict.fromkeys(
         (
@@ -929,11 +915,6 @@ _DEFAULTS = {
 
 def _default_check(protocol: str, mark: int) -> str:
     return "icmp" if mark or protocol == "sctp" else protocol
-
-
-def _shown(word: str) -> str:
-    text = word if len(word) <= 40 else word[:37] + "..."
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _is_aimed(found: Value) -> bool:

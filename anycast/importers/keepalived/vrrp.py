@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from anycast.importers import numbers
+from anycast.importers.commands import words_of
 from anycast.importers.keepalived.checkers import command
 from anycast.importers.keepalived.language import Statement
 from anycast.importers.model import Keys, Place, check
@@ -197,6 +197,4 @@ def _script(statement: Statement, report: Report, *, used: bool) -> Keys | None:
         )
         return check("tcp", address=address, port=int(match[2]), **timing)
     report.carried(statement.place, "vrrp_script: a command check that the VIP requires")
-    if not argv[0].startswith("/"):
-        argv = ["/bin/sh", "-c", f"exec {shlex.join(argv)}"]
-    return check("command", argv=tuple(argv) if len(argv) > 1 else argv[0], **timing)
+    return check("command", argv=words_of(argv), **timing)

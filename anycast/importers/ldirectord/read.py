@@ -11,7 +11,7 @@ from pathlib import Path
 from anycast.importers import numbers
 from anycast.importers.ldirectord.checks import Asked, check_of, unquoted
 from anycast.importers.model import Place, Setup
-from anycast.importers.report import Report
+from anycast.importers.report import Report, shown
 from anycast.importers.source import MOST_LINES, Files, SourceError, comments_above
 from anycast.importers.table import Listed, Real, served
 from anycast.importers.vips import by_address
@@ -170,8 +170,7 @@ def _say(name: str, place: Place, report: Report) -> None:
         fate, text = _MEANS[name]
         getattr(report, fate)(place, text)
     elif name not in _OF_CHECKS and name not in ("scheduler", "persistent", "netmask", "protocol", "ops"):
-        shown = name if len(name) <= 40 else name[:37] + "..."
-        report.no_effect(place, f"{shown}: ldirectord does not know it")
+        report.no_effect(place, f"{shown(name)}: ldirectord does not know it")
 
 
 def _listed(virtual: _Virtual, report: Report) -> Listed | None:
@@ -213,11 +212,11 @@ def _listed(virtual: _Virtual, report: Report) -> Listed | None:
             at,
             "real: it has a request of its own, and all of a service have one check here; it is checked as the others",
         )
-    shown = str(listed.mark) if listed.mark else listed.address
+    address = str(listed.mark) if listed.mark else listed.address
     asked = Asked(
         protocol=listed.protocol,
         port=listed.port,
-        virtual=(shown, str(listed.port)),
+        virtual=(address, str(listed.port)),
         said={name: (unquoted(value), at) for name, (value, at) in said.items()},
         place=place,
         report=report,
