@@ -10,6 +10,7 @@ _NUMBER = re.compile(r"[0-9]{1,12}\Z", re.ASCII)
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{0,9})?\Z", re.ASCII)
 _RANGE = re.compile(r"(.*)-([0-9A-Fa-f]{1,4})\Z")
 
+MOST_ADDRESSES = 20_000  # of all VIPs, as the configuration has it
 MOST_OF_RANGE = 1024  # addresses of one line of a group
 
 

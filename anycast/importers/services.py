@@ -27,9 +27,10 @@ def _with_mh(vip: Vip, report: Report) -> Vip:
     found = []
     for service in vip.services:
         if service.scheduler in LOCAL_CHOICE and len(service.servers) <= _MAGLEV:
+            by_port = " and port" if service.persistence is None else ""
             report.different(
                 service.place,
-                f"scheduler {service.scheduler}: mh is written in its place: every node chooses alike, by the client's address and port. A connection "
+                f"scheduler {service.scheduler}: mh is written in its place: every node chooses alike, by the client's address{by_port}. A connection "
                 "that was begun before, and comes to another node, is at another real server there but for chance (one in as many as there are)",
             )
             found.append(replace(service, scheduler="mh", flags=None))
@@ -60,13 +61,18 @@ OTHER_SCHEDULERS = {
 }
 """Schedulers that are not ours, with what is written in their place and what that means."""
 
-ADDRESS_COMMAND = re.compile(
-    r"(?:\s*;?\s*(sudo\s+)?(/\S*/)?(ip(\s+-\S+)*\s+a(ddr|ddress)?\s+(add|del|delete|replace|change)|ifconfig)\s[^;&|]*;?\s*)+\Z"
+_ADDRESS_COMMAND = re.compile(
+    r"(?:sudo )?(?:/\S*/)?(?:ip(?: -\S+)* a(?:ddr|ddress)? (?:add|del|delete|replace|change)|ifconfig) [^&|]*\Z"
 )
-"""A program that puts an address on the node or takes it away, and nothing else."""
 _MAGLEV = 4093  # places of its table
 _FALLBACK = {"mh": "mh-fallback", "sh": "sh-fallback"}
 _USUAL = {"mh": {"mh-port", "mh-fallback"}, "sh": {"sh-fallback"}}
+
+
+def places_address(command: str) -> bool:
+    """Whether it puts addresses on the node or takes them away, and does nothing else."""
+    parts = [" ".join(part.split()) for part in command.split(";")]
+    return any(parts) and all(_ADDRESS_COMMAND.match(part) for part in parts if part)
 
 
 def scheduler_that_can_be(name: str, servers: int, place: Place, report: Report) -> str:

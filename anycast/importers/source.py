@@ -21,12 +21,9 @@ STDIN = Path("-")
 MOST_LINES = 200_000  # of what is read, with what loops make of them
 
 _LONGEST_COMMENT = 200  # characters
+_LONGEST_LINE = 8192
 _SECRET = re.compile(r"(?i)pass|secret|token|key|auth|credential")
 _CODE = re.compile(r"[{}=]|;\s*\Z")
-_TEMPLATES = (
-    (re.compile(r"\{%[-+ ]|\{\{.*\}\}|\{#.*#\}"), "Jinja, Go or the like"),
-    (re.compile(r"<%[-=#\s]"), "ERB"),
-)
 _CONFLICT = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
 
 
@@ -86,19 +83,33 @@ class Files:
             place = Place(str(path), data.count(b"\n", 0, error.start) + 1)
             self.report.different(place, "the file is not UTF-8: read as Latin-1, written as UTF-8")
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-        for number, line in enumerate(text.split("\n"), 1):
-            for pattern, kind in _TEMPLATES:
-                if pattern.search(line):
-                    what = f"this is a template ({kind})"
-                    raise SourceError(
-                        Place(str(path), number), what, "import what it renders to, of each node"
-                    )
+        if (at := _template(text)) is not None:
+            what = "this is a template (Jinja, Go, ERB or the like)"
+            raise SourceError(self._place(text, at, path), what, "import what it renders to, of each node")
         if match := _CONFLICT.search(text):
-            place = Place(str(path), text.count("\n", 0, match.start()) + 1)
-            raise SourceError(
-                place, "a conflict of a merge (git) stands in it", "resolve it, and import again"
-            )
+            what = "a conflict of a merge (git) stands in it"
+            raise SourceError(self._place(text, match.start(), path), what, "resolve it, and import again")
+        for number, line in enumerate(text.split("\n"), 1):
+            if len(line) > _LONGEST_LINE:
+                what, do = (
+                    f"a line of {len(line):,} characters",
+                    f"{_LONGEST_LINE:,} are the most that is read",
+                )
+                raise SourceError(Place(str(path), number), what, do)
         return text
+
+    @staticmethod
+    def _place(text: str, at: int, path: Path) -> Place:
+        return Place(str(path), text.count("\n", 0, at) + 1)
+
+
+def _template(text: str) -> int | None:
+    """Where a template shows itself. None: it is none."""
+    for begin, end in (("{%", "%}"), ("{{", "}}"), ("<%", "%>")):
+        at = text.find(begin)
+        if at >= 0 and text.find(end, at) >= 0:
+            return at
+    return None
 
 
 @cache

@@ -17,7 +17,7 @@ from anycast.importers.report import Report, shown
 from anycast.importers.source import MOST_LINES, Files, SourceError, comments_above
 
 _SECTION = re.compile(r"\s*\[([^\]]+)\]")
-_OPTION = re.compile(r"([^\s=:#;][^=:]*?)\s*[=:]")
+_OPTION = re.compile(r"([^\s=:#;][^=:]*)[=:]")
 _NOT_SERVICES = ("DEFAULT", "daemon")
 _DEFAULTS = {
     "interface": "lo",
@@ -62,7 +62,7 @@ class _Lines:
                 section = match[1]
                 self.sections.setdefault(section, place)
             elif match := _OPTION.match(line):
-                self.options[section, match[1].lower()] = place
+                self.options[section, match[1].strip().lower()] = place
 
     def of(self, section: str, option: str = "") -> Place:
         """Of an option that has a line of its own, there or among the defaults; else of its section."""

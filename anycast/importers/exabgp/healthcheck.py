@@ -12,7 +12,7 @@ from anycast.importers.exabgp.language import listed
 from anycast.importers.exabgp.options import Option
 from anycast.importers.model import Keys, Place, Value, Vip, check
 from anycast.importers.report import Report
-from anycast.importers.services import ADDRESS_COMMAND
+from anycast.importers.services import places_address
 
 _MOST_OF_NETWORK = 256  # addresses of a network that are written out
 
@@ -198,7 +198,7 @@ def _take(option: Option, asked: _Asked, report: Report) -> None:
         asked.next_hops += [address] if (address := numbers.address(value)) else []
         report.carried(place, "--next-hop: next_hop of bgp")
     elif name in ("execute", "up-execute", "down-execute", "disabled-execute"):
-        if ADDRESS_COMMAND.match(value):
+        if places_address(value):
             report.different(
                 place, f"{shown}: the address is placed by the agent, and stays while the route is withdrawn"
             )

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from anycast.importers import numbers
 from anycast.importers.model import Keys, Place, Setup, keys
-from anycast.importers.numbers import prefix_of
 from anycast.importers.report import Report
 from anycast.importers.services import DEFAULT_PERSISTENCE, NUMBERED_FLAGS
 from anycast.importers.source import MOST_LINES, Files, SourceError, comments_above
@@ -217,7 +217,9 @@ def _service(args: argparse.Namespace) -> tuple[tuple[object, ...], Listed]:
         listed.address, listed.port = _end(getattr(args, protocol))
         listed.version = ipaddress.ip_address(listed.address).version
     if args.netmask is not None:
-        listed.prefix = int(args.netmask) if args.netmask.isdecimal() else prefix_of(args.netmask)
+        listed.prefix = (
+            numbers.number([args.netmask]) if args.netmask.isdecimal() else numbers.prefix_of(args.netmask)
+        )
         if listed.prefix is None or not 1 <= listed.prefix <= (32 if listed.version == 4 else 128):
             raise _UsageError("only masks without holes can be written")
     return (listed.protocol, listed.address, listed.port, listed.mark, listed.version), listed

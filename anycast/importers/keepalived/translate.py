@@ -19,7 +19,6 @@ from anycast.importers.model import Keys, Place, Server, Service, Setup, Value, 
 from anycast.importers.quorum import servers_for
 from anycast.importers.report import Report, shown
 from anycast.importers.services import (
-    ADDRESS_COMMAND,
     DEFAULT_PERSISTENCE,
     LOCAL_CHOICE,
     NUMBERED_FLAGS,
@@ -28,6 +27,7 @@ from anycast.importers.services import (
     flags_that_can_be,
     named_apart,
     one_packet_that_can_be,
+    places_address,
     scheduler_that_can_be,
 )
 from anycast.importers.vips import Served, by_address, of_version
@@ -251,8 +251,13 @@ class Translation:
                     report.carried(line.place, "fwmark: mark of a service")
                     ends.setdefault(("", 0, mark), line.place)
                 continue
-            found, port = numbers.addresses(words[0]), numbers.port(words[1:])
-            if found is None or port is None:
+            room = numbers.MOST_ADDRESSES - len(ends)
+            found, port = (numbers.addresses(words[0]) if room else []), numbers.port(words[1:])
+            if found is not None and not 0 < len(found) <= room:
+                report.impossible(
+                    line.place, f"an address of a group that has more than {numbers.MOST_ADDRESSES:,} of them"
+                )
+            elif found is None or port is None:
                 report.impossible(
                     line.place,
                     f"{shown(words[0])}: this is no address, range and port that can be imported (1,024 addresses at most)",
@@ -354,7 +359,7 @@ class Translation:
                     report.carried(one.place, "virtualhost: host of the checks")
                 case word if word in OURS:
                     report.carried(one.place, f"{word}: {OURS[word]} of the checks")
-                case "quorum_up" | "quorum_down" if ADDRESS_COMMAND.match(" ".join(command(one))):
+                case "quorum_up" | "quorum_down" if places_address(" ".join(command(one))):
                     what = "the agent places the address and announces it; it stays on the node while the route is withdrawn"
                     report.different(one.place, f"{one.word}: not needed: {what}")
                 case word if word in _MEANS:

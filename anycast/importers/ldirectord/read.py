@@ -17,9 +17,9 @@ from anycast.importers.table import Listed, Real, served
 from anycast.importers.vips import by_address
 
 _MOST_OF_RANGE = 1024
-_LINE = re.compile(r"(\s*)([A-Za-z][A-Za-z0-9_:.]*)\s*=\s*(.*?)\s*\Z")
+_LINE = re.compile(r"(\s*)([A-Za-z][A-Za-z0-9_:.]*)\s*=\s*(.*)\Z")
 _REAL = re.compile(
-    r'(\S+)\s+(gate|masq|ipip)(?:\s+([0-9]+))?(?:\s+("(?:[^"\\]|\\.)*"|[^",]+?)\s*,\s*("(?:[^"\\]|\\.)*"|.+))?\s*\Z'
+    r'(\S+)\s+(gate|masq|ipip)(?:\s+([0-9]+))?(?:\s+("(?:[^"\\]|\\.)*"|[^",\s]+)\s*,\s*("(?:[^"\\]|\\.)*"|.+))?\s*\Z'
 )
 _WAYS = {"gate": "dr", "masq": "nat", "ipip": "tunnel"}
 _OF_CHECKS = frozenset(
@@ -127,7 +127,7 @@ def _file(lines: Sequence[str], file: str, report: Report) -> list[_Virtual]:
         stripped = text.strip()
         if not stripped or stripped.startswith("#"):
             continue
-        match = _LINE.match(text)
+        match = _LINE.match(text.rstrip())
         if match is None:
             report.no_effect(place, "this is no setting, and ldirectord knows none of its kind")
             continue
@@ -177,9 +177,8 @@ def _listed(virtual: _Virtual, report: Report) -> Listed | None:
     place = virtual.place
     listed = Listed(place=place, comment=virtual.comment, scheduler="wrr")
     said = virtual.said
-    if virtual.text.isdecimal():
-        listed.mark = int(virtual.text)
-        listed.version = 4
+    if (mark := numbers.number([virtual.text], 1)) is not None:
+        listed.mark = mark
     else:
         end = _end(virtual.text)
         if end is None:
@@ -206,7 +205,10 @@ def _listed(virtual: _Virtual, report: Report) -> Listed | None:
         return None
     own: list[tuple[Place, str, str]] = []
     for text, at in virtual.reals:
-        listed.reals += _reals(text, at, own, report)
+        if len(listed.reals) > numbers.MOST_OF_RANGE * 8:
+            report.impossible(at, "real: a service that has too many real servers by then")
+        else:
+            listed.reals += _reals(text, at, own, report)
     for at, _, _ in own:
         report.impossible(
             at,

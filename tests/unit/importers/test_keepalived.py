@@ -111,8 +111,9 @@ def test_the_password_of_vrrp_is_nowhere(tmp_path: Path, monkeypatch: pytest.Mon
     ("text", "line", "words"),
     [
         ("", 0, "no virtual_server"),
-        ("virtual_server 192.0.2.1 80 {\n{% for s in servers %}\n", 2, "template (Jinja, Go or the like)"),
-        ("real_server <%= @ip %> 80\n", 1, "template (ERB)"),
+        ("virtual_server 192.0.2.1 80 {\n{% for s in servers %}\n", 2, "template (Jinja"),
+        ("real_server <%= @ip %> 80\n", 1, "template ("),
+        ("a\n" + "x" * 9000, 2, "9,000 characters"),
         ("a\n<<<<<<< HEAD\n", 2, "conflict of a merge"),
         ("a\nb\0c\n", 2, "null byte"),
         ("include keepalived.conf\n", 1, "one another"),
