@@ -241,6 +241,7 @@ class Translation:
                 "switches persistence on all the same",
             )
         ends: dict[_End, Place] = {}
+        full = False
         for line in group.block or []:
             words = line.line.words
             if words[0] == "fwmark":
@@ -251,9 +252,9 @@ class Translation:
                     report.carried(line.place, "fwmark: mark of a service")
                     ends.setdefault(("", 0, mark), line.place)
                 continue
-            room = numbers.MOST_ADDRESSES - len(ends)
-            found, port = (numbers.addresses(words[0]) if room else []), numbers.port(words[1:])
-            if found is not None and not 0 < len(found) <= room:
+            found, port = ([] if full else numbers.addresses(words[0])), numbers.port(words[1:])
+            full = full or (found is not None and len(ends) + len(found) > numbers.MOST_ADDRESSES)
+            if full:
                 report.impossible(
                     line.place, f"an address of a group that has more than {numbers.MOST_ADDRESSES:,} of them"
                 )
