@@ -140,10 +140,23 @@ def comments_above(lines: Sequence[str]) -> dict[int, str]:
     return found
 
 
-def found(pattern: str, beside: Path) -> list[Path]:
-    """Files that a path or a glob names, relative to the folder of `beside`."""
+def found(pattern: str, beside: Path) -> tuple[list[Path], bool]:
+    """Files that a path or a glob names, relative to the folder of `beside`.
+
+    True: they are not where it says, but under the same name below that folder: the files are copies.
+    """
+    if paths := _globbed(os.path.join(beside.parent, pattern)):
+        return paths, False
+    parts = [part for part in pattern.split("/") if part]
+    if pattern.startswith("/"):
+        for start in range(1, len(parts) - 1):
+            if paths := _globbed(os.path.join(beside.parent, *parts[start:])):
+                return paths, True
+    return [], False
+
+
+def _globbed(whole: str) -> list[Path]:
     try:
-        whole = os.path.join(beside.parent, pattern)
         return [Path(name) for name in sorted(glob.glob(whole))[: MOST_FILES + 1]]
     except (ValueError, OSError, re.error):
         return []

@@ -283,7 +283,7 @@ class Lines:
         return [_VARIABLE.sub(put, code), *last]
 
     def _include(self, pattern: str, place: Place, within: tuple[Path, ...]) -> Iterator[Line]:
-        paths = found(pattern, within[-1])
+        paths, copied = found(pattern, within[-1])
         if not paths:
             self.report.impossible(
                 place, "include: no file of this name is here, so nothing of it is imported"
@@ -291,7 +291,13 @@ class Lines:
             return
         if len(within) >= _DEEPEST or any(path in within for path in paths):
             raise SourceError(place, "these files include one another without an end", "remove one include")
-        self.report.carried(place, "include: its lines are imported with the rest")
+        if copied:
+            self.report.different(
+                place,
+                "include: the path is not here; the files of the same name beside this one are imported",
+            )
+        else:
+            self.report.carried(place, "include: its lines are imported with the rest")
         for path in paths:
             try:
                 yield from self._file(path, (*within, path))

@@ -173,3 +173,11 @@ def test_a_retry_that_keepalived_does_not_know_counts_for_nothing(tmp_path: Path
     (service,) = setup.vips[0].services
     assert isinstance(service.check, Keys)
     assert service.check.get("fall") == 2
+
+
+def test_what_a_copy_includes_is_found_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "web.conf").write_text(SERVICE)
+    setup, report = setup_of("include /etc/keepalived-of-lb1/conf.d/*.conf\n", tmp_path)
+    assert [vip.name for vip in setup.vips] == ["web"]
+    assert any("beside this one" in text for _, text in said(report, Fate.DIFFERENT))
