@@ -23,7 +23,10 @@ _ROUTER6, _OWN6 = "2001:db8:ffff::fe", "2001:db8:ffff::1"
 _NODES = ipaddress.ip_network("198.51.100.0/24")
 
 
-_WITHDRAWN = "a VIP is withdrawn while one of its services has too few usable real servers (quorum, by default one), with its other services and addresses"
+_WITHDRAWN = (
+    "a VIP is withdrawn while one of its services has too few usable real servers (quorum, by default one), with its other services and "
+    "addresses; `when_unhealthy: last_resort` keeps the route, worse than that of healthy nodes"
+)
 
 _NAT = (
     "forwarding nat: answers must come back through the node that the packet came by; real servers whose gateway is one node, or an address that "
