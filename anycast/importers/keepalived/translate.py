@@ -47,11 +47,6 @@ class Translation:
             if statement.word == "virtual_server":
                 served += self._virtual_server(statement, groups)
         used = {
-            one.first
-            for one in self._statements
-            if one.word == "virtual_server" and one.args[:1] == ("group",)
-        }
-        used |= {
             one.args[1]
             for one in self._statements
             if one.word == "virtual_server" and one.args[:1] == ("group",) and len(one.args) > 1
