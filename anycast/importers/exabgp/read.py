@@ -212,7 +212,17 @@ class _Reading:
         for one in statement.block or []:
             if one.word != "run":
                 report.different(one.place, "process: how it speaks with ExaBGP is not needed")
-        self._processes.append(_Process(statement.first or "process", statement.place, run))
+        name = statement.first or "process"
+        for before in self._processes:
+            if (
+                before.name == name
+                and before.run is not None
+                and run is not None
+                and before.run.text == run.text
+            ):
+                report.carried(run.place, "run: the same process as above, of another neighbor")
+                return
+        self._processes.append(_Process(name, statement.place, run))
 
     def _neighbor(self, statement: Statement, shared: Sequence[Statement]) -> None:
         report = self._report

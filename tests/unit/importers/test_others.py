@@ -108,3 +108,16 @@ def test_port_53_is_udp_for_ldirectord(tmp_path: Path) -> None:
     (service,) = setup.vips[0].services
     assert service.protocol == "udp"
     assert str(service.check).count("icmp") == 1
+
+
+def test_a_process_in_each_of_several_neighbors_is_one(tmp_path: Path) -> None:
+    process = " process a {\n  run exabgp-healthcheck --cmd /bin/x --ip 192.0.2.1 --withdraw-on-down;\n }\n"
+    text = "".join(
+        f"neighbor 10.2.1.{n} {{\n local-as 65001;\n peer-as 65000;\n local-address 10.2.1.1;\n{process}}}\n"
+        for n in (253, 254)
+    )
+    setup, report = setup_of(Source.EXABGP, text, tmp_path)
+    assert [vip.addresses for vip in setup.vips] == [("192.0.2.1",)]
+    assert [note.text for note in report.notes() if note.fate is Fate.IMPOSSIBLE] == []
+    assert setup.bgp is not None
+    assert "export" not in str(setup.bgp)
