@@ -100,6 +100,19 @@ examples:
   anycast simulate --router resilient --nodes 16 --flows 1M leave:1 return:1
 """
 
+_IMPORT = """\
+examples:
+  anycast import keepalived /etc/keepalived/keepalived.conf -o anycast.yaml
+  anycast import lb1/keepalived.conf lb2/keepalived.conf      both nodes of a pair: `nodes`, with roles
+  anycast import ipvs                                         the table of the running kernel
+  ipvsadm-save -n | anycast import ipvs -
+  anycast import exabgp /etc/exabgp/exabgp.conf
+  anycast import anycast-healthchecker /etc/anycast-healthchecker.conf /etc/anycast-healthchecker.d/*.conf
+  anycast import ldirectord /etc/ha.d/ldirectord.cf
+
+exit statuses: 0 done; 1 nothing was written; 78 nothing can be imported
+"""
+
 _RELOAD = """\
 examples:
   anycast reload --dry-run             what it would do; changes nothing
@@ -236,6 +249,10 @@ def parser() -> argparse.ArgumentParser:
     )
 
     _init(verbs.add_parser("init", help="write a first configuration from five answers"))
+
+    _import(
+        verbs.add_parser("import", help="make a configuration of one of keepalived, IPVS, ExaBGP and others")
+    )
 
     _doctor(verbs.add_parser("doctor", help="list what is wrong with this node, and how to correct it"))
     probe = verbs.add_parser(
@@ -476,6 +493,38 @@ def _init(verb: argparse.ArgumentParser) -> None:
         default="dr",
         help="how packets reach them (default: %(default)s)",
     )
+
+
+def _import(verb: argparse.ArgumentParser) -> None:
+    verb.description = (
+        "Make a configuration of another program's, and say of every line whether it was carried over, is different, or "
+        "cannot be. Nothing is changed but the file that -o names."
+    )
+    verb.epilog = _IMPORT
+    verb.formatter_class = argparse.RawDescriptionHelpFormatter
+    verb.add_argument(
+        "what",
+        nargs="+",
+        metavar="SOURCE|FILE",
+        help="keepalived, ipvs, exabgp, anycast-healthchecker or ldirectord, and its files; without the source it is "
+        "seen from them; ipvs alone is the running kernel",
+    )
+    verb.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="where to write it (default: standard output)"
+    )
+    verb.add_argument("--force", action="store_true", help="replace the file if it is there")
+    verb.add_argument(
+        "--address",
+        action="append",
+        type=_address,
+        metavar="ADDRESS",
+        help="the VIP of what gives none: a firewall mark, a healthcheck without --ip; repeat",
+    )
+    verb.add_argument("--mh", action="store_true", help="scheduler: mh in the place of rr, wrr, lc and wlc")
+    verb.add_argument(
+        "--strict", action="store_true", help="write nothing, with status 1, if a line cannot be carried over"
+    )
+    _with_json(verb)
 
 
 def _name(text: str) -> str:

@@ -85,6 +85,10 @@ def _dispatch(args: argparse.Namespace) -> int:
             from anycast.cli import init
 
             return init.run(args)
+        case "import":
+            from anycast.cli import importing
+
+            return importing.run(args)
         case "budget":
             from anycast.cli import budget
 

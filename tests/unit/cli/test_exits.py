@@ -23,6 +23,7 @@ from tests.unit.cli.test_node import cli, serving
 from tests.unit.ops.node import Node, Operator, healthy
 
 README = Path(__file__).parents[3] / "README.md"
+SAVED = Path(__file__).parents[1] / "importers" / "ipvs" / "saved.save"
 GOOD = """\
 bgp: {local_as: 65001, router_id: 10.2.1.1, neighbors: [{address: 10.2.1.254, remote_as: 65000}]}
 vips: {web: {address: 192.0.2.1, port: 80, servers: [127.0.0.1]}}
@@ -82,6 +83,13 @@ ALONE: dict[str, list[tuple[str, int]]] = {
         ("hook test none --config GOOD", 1),
         ("hook test well --config BAD", 78),
         ("hook test", 2),
+    ],
+    "import": [
+        (f"import {SAVED}", 0),
+        (f"import {SAVED} --strict", 1),  # its mark has no address
+        (f"import {SAVED} -o GOOD", 1),  # it is there
+        ("import ldirectord BAD", 78),
+        ("import", 2),
     ],
     "maintenance": [
         ("maintenance on", 3),

@@ -1,0 +1,1 @@
+"""ldirectord.cf: virtual services with their real servers and checks."""

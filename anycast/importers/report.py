@@ -1,0 +1,110 @@
+"""What became of each line of a source. Values of lines are not repeated here where they may be secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from anycast.config.problem import named
+from anycast.importers.model import Place
+
+MOST_NOTES = 1000  # different things that are said; the lines of each are counted on
+_LINES = 8  # of one thing that are named
+_LONGEST = 600  # characters of a text
+_LONGEST_WORD = 40
+
+
+class Fate(StrEnum):
+    """Of a line, in the order of a report."""
+
+    TO_WRITE = "to write by you"
+    IMPOSSIBLE = "cannot be"
+    DIFFERENT = "different"
+    NO_EFFECT = "without effect before, and left out"
+    CARRIED = "carried over"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One thing that is said of one or more lines."""
+
+    fate: Fate
+    text: str
+    places: tuple[Place, ...]
+
+
+class Report:
+    """Collects notes. The same text of several lines is one note."""
+
+    def __init__(self) -> None:
+        self._notes: dict[tuple[Fate, str], dict[Place, None]] = {}
+        self.unseen = 0  # lines of which nothing is kept, for there were too many different things
+
+    def say(self, fate: Fate, place: Place, text: str) -> None:
+        known = self._notes.get((fate, text))
+        if known is None:
+            text = text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+            if len(self._notes) >= MOST_NOTES and fate is not Fate.IMPOSSIBLE:
+                self.unseen += 1
+                return
+            known = self._notes.setdefault((fate, text[:_LONGEST]), {})
+        known[place] = None
+
+    def take(self, other: Report) -> None:
+        """What another one holds."""
+        for (fate, text), found in other._notes.items():
+            self._notes.setdefault((fate, text), {}).update(found)
+        self.unseen += other.unseen
+
+    def forget(self, texts: Iterable[str]) -> None:
+        """What is not so after all."""
+        for text in texts:
+            for fate in Fate:
+                self._notes.pop((fate, text), None)
+
+    def carried(self, place: Place, text: str) -> None:
+        self.say(Fate.CARRIED, place, text)
+
+    def different(self, place: Place, text: str) -> None:
+        self.say(Fate.DIFFERENT, place, text)
+
+    def impossible(self, place: Place, text: str) -> None:
+        self.say(Fate.IMPOSSIBLE, place, text)
+
+    def no_effect(self, place: Place, text: str) -> None:
+        self.say(Fate.NO_EFFECT, place, text)
+
+    def to_write(self, place: Place, text: str) -> None:
+        self.say(Fate.TO_WRITE, place, text)
+
+    def notes(self) -> Iterator[Note]:
+        """In the order of fates, then of the first line."""
+        order = list(Fate)
+        found = [Note(fate, text, tuple(places)) for (fate, text), places in self._notes.items()]
+        yield from sorted(found, key=lambda one: (order.index(one.fate), one.places[0]))
+
+    def count(self, fate: Fate) -> int:
+        """Of lines."""
+        return len({place for (of, _), places in self._notes.items() if of is fate for place in places})
+
+
+def places(found: Sequence[Place]) -> str:
+    """`keepalived.conf:3, 7, 12 and 40 more`."""
+    words: list[str] = []
+    last = None
+    for place in found[:_LINES]:
+        words.append(str(place.line) if place.file == last and place.line else spelt(place))
+        last = place.file
+    more = f" and {len(found) - _LINES:,} more" if len(found) > _LINES else ""
+    return ", ".join(words) + more
+
+
+def spelt(place: Place) -> str:
+    return f"{named(place.file)}:{place.line}" if place.line else named(place.file)
+
+
+def shown(word: str) -> str:
+    """A word of a source: short, and nothing that a terminal obeys."""
+    text = word if len(word) <= _LONGEST_WORD else f"{word[: _LONGEST_WORD - 3]}..."
+    return "".join(char if char.isprintable() else "?" for char in text)

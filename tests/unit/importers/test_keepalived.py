@@ -1,0 +1,183 @@
+"""keepalived.conf, as keepalived reads it, becomes a configuration and a report of every line."""
+
+from pathlib import Path
+
+import pytest
+
+from anycast.importers.importing import Source, finished
+from anycast.importers.keepalived import read
+from anycast.importers.keepalived.language import uncommented, words
+from anycast.importers.model import Keys, Place, Setup
+from anycast.importers.report import Fate, Report
+from anycast.importers.source import SourceError
+from tests.unit.importers import golden
+
+
+@pytest.mark.parametrize("name", ["language", "groups", "checkers", "odd", "pair"])
+def test_a_file_becomes_what_is_expected(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(golden.FOLDER)
+    golden.check(Source.KEEPALIVED, f"keepalived/{name}", [f"keepalived/{name}.conf"])
+
+
+def test_files_of_two_nodes_become_one_with_roles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(golden.FOLDER)
+    files = ["keepalived/nodes/lb1/keepalived.conf", "keepalived/nodes/lb2/keepalived.conf"]
+    golden.check(Source.KEEPALIVED, "keepalived/nodes/both", files)
+
+
+def setup_of(text: str, folder: Path) -> tuple[Setup, Report]:
+    file = folder / "keepalived.conf"
+    file.write_text(text)
+    report = Report()
+    return read.read([file], report), report
+
+
+def said(report: Report, fate: Fate) -> list[tuple[int, str]]:
+    return [(place.line, note.text) for note in report.notes() if note.fate is fate for place in note.places]
+
+
+SERVER = "real_server 10.9.2.1 80 {\nTCP_CHECK {\n}\n}\n"
+SERVICE = f"virtual_server 192.0.2.1 80 {{\nprotocol TCP\nlb_kind DR\nlb_algo rr\n{SERVER}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "comment"),
+    [
+        ("  weight 1  ! of the old one", "weight 1", "of the old one"),
+        ("# all", "", "all"),
+        ('path "/a#b" # c', 'path "/a#b"', "c"),
+        (r"path /a\#b", "path /a#b", ""),
+        ("path '/a", "path '/a", ""),
+    ],
+)
+def test_comments_begin_where_keepalived_has_them(line: str, code: str, comment: str) -> None:
+    assert uncommented(line) == (code, comment)
+
+
+def test_words_are_parted_as_keepalived_parts_them() -> None:
+    assert words('misc_path "/bin/a b"c d') == ("misc_path", "/bin/a b", "c", "d")
+
+
+def test_a_service_without_a_protocol_is_of_udp_as_in_keepalived(tmp_path: Path) -> None:
+    setup, report = setup_of(SERVICE.replace("protocol TCP\n", ""), tmp_path)
+    assert setup.vips[0].services[0].protocol == "udp"
+    assert any("keepalived serves UDP" in text for _, text in said(report, Fate.TO_WRITE))
+
+
+def test_flags_before_the_scheduler_have_no_effect(tmp_path: Path) -> None:
+    setup, report = setup_of(SERVICE.replace("lb_algo rr", "mh-port\nlb_algo mh\nmh-fallback"), tmp_path)
+    assert setup.vips[0].services[0].flags == ("mh-fallback",)
+    assert said(report, Fate.NO_EFFECT)[0][0] == 4
+
+
+def test_a_virtual_server_that_is_written_twice_keeps_the_first_scheduler_and_all_servers(
+    tmp_path: Path,
+) -> None:
+    more = SERVICE.replace("lb_algo rr", "lb_algo wlc").replace("10.9.2.1", "10.9.2.2")
+    setup, _ = setup_of(SERVICE + more, tmp_path)
+    (service,) = setup.vips[0].services
+    assert service.scheduler == "rr"
+    assert [server.address for server in service.servers] == ["10.9.2.1", "10.9.2.2"]
+
+
+@pytest.mark.parametrize(
+    ("quorum", "weights", "written"),
+    [
+        (1, (1, 1), None),
+        (2, (1, 1, 1), 2),
+        (4, (2, 2, 2), 2),
+        (3, (2, 2), 2),
+        (100, (1, 1), 2),
+        (2, (3, 1), None),
+    ],
+)
+def test_a_quorum_of_weights_becomes_a_number_of_servers(
+    quorum: int, weights: tuple[int, ...], written: int | None, tmp_path: Path
+) -> None:
+    servers = "".join(
+        f"real_server 10.9.2.{n} 80 {{\nweight {weight}\n}}\n" for n, weight in enumerate(weights, 1)
+    )
+    setup, _ = setup_of(SERVICE.replace(SERVER, f"quorum {quorum}\n{servers}"), tmp_path)
+    assert setup.vips[0].services[0].quorum == written
+
+
+def test_the_password_of_vrrp_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(golden.FOLDER)
+    text, report = golden.imported(Source.KEEPALIVED, "keepalived/pair.conf")
+    assert "s3cret" not in text + report
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("", 0, "no virtual_server"),
+        ("virtual_server 192.0.2.1 80 {\n{% for s in servers %}\n", 2, "template (Jinja"),
+        ("real_server <%= @ip %> 80\n", 1, "template ("),
+        ("a\n" + "x" * 9000, 2, "9,000 characters"),
+        ("a\n<<<<<<< HEAD\n", 2, "conflict of a merge"),
+        ("a\nb\0c\n", 2, "null byte"),
+        ("include keepalived.conf\n", 1, "one another"),
+        ("~SEQ(A, 1, 200000) ~SEQ(B, 1, 200000) x\n", 1, "200,000 lines"),
+        ("global_defs {\n" + "a {\n" * 40, 18, "nested"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_one_line(text: str, line: int, words: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError) as error:
+        setup_of(text, tmp_path)
+    message = str(error.value)
+    assert words in message
+    assert message.startswith(f"{tmp_path / 'keepalived.conf'}:{line}: " if line else str(tmp_path))
+    assert "\n" not in message
+
+
+def test_a_folder_and_a_large_file_are_said(tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    large.write_bytes(b"# nothing\n" * (1 << 20))
+    folder_and_others = (
+        (tmp_path, "directory"),
+        (large, "no configuration of"),
+        (tmp_path / "none", "No such file"),
+    )
+    for path, why in folder_and_others:
+        with pytest.raises(SourceError, match=why):
+            read.read([path], Report())
+
+
+def test_latin_1_is_read_and_said(tmp_path: Path) -> None:
+    file = tmp_path / "keepalived.conf"
+    file.write_bytes(b"\n# Webserver f\xfcr M\xfcnchen\n" + SERVICE.encode())
+    report = Report()
+    setup = read.read([file], report)
+    assert setup.vips[0].comment == "Webserver für München"
+    assert any("Latin-1" in text for _, text in said(report, Fate.DIFFERENT))
+
+
+def test_what_our_rules_forbid_is_left_out_and_said(tmp_path: Path) -> None:
+    """A VIP that is the address of a real server."""
+    other = SERVICE.replace("192.0.2.1 80", "10.9.2.1 81")
+    setup, report = setup_of(SERVICE + other, tmp_path)
+    done = finished(Source.KEEPALIVED, setup, report, Place("keepalived.conf"))
+    assert done.counts[0] == 1
+    assert [line for line, text in said(report, Fate.IMPOSSIBLE) if "left out" in text]
+
+
+def test_programs_that_place_the_address_are_not_needed(tmp_path: Path) -> None:
+    lines = 'quorum_up " ip addr add 192.0.2.1/32 dev lo; ip addr add 192.0.2.2/32 dev lo;"\nquorum_down "ip addr del 192.0.2.1/32 dev lo && x"\n'
+    _, report = setup_of(SERVICE.replace("lb_algo", lines + "lb_algo"), tmp_path)
+    assert any(text.startswith("quorum_up: not needed") for _, text in said(report, Fate.DIFFERENT))
+    assert any(text.startswith("quorum_down: the program") for _, text in said(report, Fate.IMPOSSIBLE))
+
+
+def test_a_retry_that_keepalived_does_not_know_counts_for_nothing(tmp_path: Path) -> None:
+    setup, _ = setup_of(SERVICE.replace("TCP_CHECK {", "TCP_CHECK {\nnb_get_retry 9"), tmp_path)
+    (service,) = setup.vips[0].services
+    assert isinstance(service.check, Keys)
+    assert service.check.get("fall") == 2
+
+
+def test_what_a_copy_includes_is_found_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "web.conf").write_text(SERVICE)
+    setup, report = setup_of("include /etc/keepalived-of-lb1/conf.d/*.conf\n", tmp_path)
+    assert [vip.name for vip in setup.vips] == ["web"]
+    assert any("beside this one" in text for _, text in said(report, Fate.DIFFERENT))
