@@ -148,9 +148,8 @@ async def maintenance(engine: Engine, body: bytes, *, by: str, deadline: float) 
         "skip_drain": fields.get("now", False),
         "deadline": deadline,
     }
-    forced = fields.get("force", False) or scope in before.maintenance
     answer: MaintenanceAnswer | TurnAnswer
-    if on and not forced and asks(before, scope) is not None:
+    if on and not fields.get("force", False) and asks(before, scope) is not None:
         wish = TurnWish(
             number=fields.get("turn"),
             ago=max(0.0, fields.get("asked_for_s", 0.0)),

@@ -34,11 +34,19 @@ from anycast.core.values.standing import Condition
 
 
 def asks(state: State, scope: str) -> Fleet | None:
-    """The fleet that is asked before the scope leaves; None: nobody is."""
-    fleet = state.config.fleet
-    if fleet is None or not fleet.asks or is_server(scope) or scope in {FILE, STOP}:
+    """The fleet that is asked before the scope leaves; None: nobody is, or it has left already."""
+    if (
+        is_server(scope)
+        or scope in {FILE, STOP}
+        or not state.maintenance.keys().isdisjoint({scope, *NODE_SCOPES})
+    ):
         return None
-    return fleet
+    return _fleet(state)
+
+
+def _fleet(state: State) -> Fleet | None:
+    fleet = state.config.fleet
+    return fleet if fleet is not None and fleet.asks else None
 
 
 def turn(state: State, now: float) -> Turn | None:
@@ -66,7 +74,7 @@ def is_of(seat: Seat, scope: str, number: int | None, by: str) -> bool:
 def ask(state: State, event: LeaveAsked, now: float) -> tuple[State, list[Effect]]:
     """Look whether it may leave; if so, it does. Of one who asks while another does here nothing is taken."""
     fleet = asks(state, event.scope)
-    if fleet is None or event.scope in state.maintenance:
+    if fleet is None:
         return maintenances.put(state, event.scope, event.entry, skip_drain=event.skip_drain, now=now)
     view, effects = state.fleet, list[Effect]()
     seat = state.seat
@@ -110,8 +118,8 @@ def given_up(state: State, scope: str, *, number: int | None, by: str) -> tuple[
 
 def skipped(state: State, scope: str, entry: Maintenance) -> tuple[State, list[Effect]]:
     """A maintenance begins without its turn: by force, by file, or because the agent stops. Nothing is in its way."""
-    fleet = state.config.fleet
-    if fleet is None or not fleet.asks or is_server(scope) or scope in state.maintenance:
+    out = not state.maintenance.keys().isdisjoint({scope, *NODE_SCOPES})
+    if _fleet(state) is None or is_server(scope) or out:
         return state, []
     seat = state.seat
     if seat.is_asking and seat.wish.scope == scope:
@@ -143,7 +151,7 @@ def concluded(before: State, state: State, now: float) -> tuple[State, list[Effe
 
 def _counted(state: State, now: float) -> tuple[State, list[Effect]]:
     """Whether more are out than may be, as far as this node is one of them."""
-    fleet = asks(state, NODE)
+    fleet = _fleet(state)
     own = None if state.maintenance.keys().isdisjoint(NODE_SCOPES) else turn(state, now)
     told, effects = "", list[Effect]()
     if fleet is not None and own is not None:

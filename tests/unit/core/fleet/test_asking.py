@@ -173,6 +173,16 @@ def test_an_emergency_the_file_and_a_stop_are_not_asked(scope: str, how: str) ->
     assert (told is None) if scope == "web" else (told is not None and told.forced)
 
 
+def test_a_node_that_is_out_already_asks_nobody_and_says_no_more() -> None:
+    for scope in (NODE, "web"):
+        lb1 = node()
+        lb1.send(ev.MaintenanceSet(scope=FILE, entry=Maintenance(reason="", by="file", since=lb1.wall)))
+        hear(lb1, lb2=OUT)
+        ask(lb1, scope)
+        assert scope in lb1.state.maintenance
+        assert len(lb1.events("turn.skipped")) == 1
+
+
 def test_force_takes_the_turn_that_is_asked_for() -> None:
     lb1 = node()
     hear(lb1, lb2=OUT)
