@@ -92,12 +92,6 @@ class Slots:
     def _of(self, found: Sequence[_Held]) -> _Held | None:
         return next((one for one in found if one.holder.node == self._node), None)
 
-    async def leave(self) -> None:
-        """Nothing of this node stands any more. Raises EtcdError."""
-        lease, self._lease = self._lease, 0
-        if lease:
-            await self._client.revoke(lease)
-
     async def _keep(self) -> None:
         """The lease, anew where it is gone: that says nothing of this node, and its keys are written again."""
         now = self._clock()

@@ -8,9 +8,9 @@ instants of two nodes.
 With etcd the turn is strict: who may leave is who has a key there (`Register`), and the queue is etcd's. What the nodes say
 counts besides: one that is out without a key, or is not heard, is out.
 
-With the other nodes alone, two never leave at once while what a node says is heard by each other within `round_of`, and no later than `LAG` after
-it was so. Lost documents only make it wait. Documents that come later than that, or a process that stands still between
-its look and what it says next, may let two leave: `too_many` finds that.
+With the other nodes alone, two never leave at once while what a node says is heard by each other within `round_of`, and
+no later than `LAG` after it was so. Lost documents only make it wait. Documents that come later than that, or a process
+that stands still between its look and what it says next, may let two leave: `too_many` finds that.
 """
 
 from __future__ import annotations
