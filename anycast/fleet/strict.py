@@ -12,6 +12,7 @@ import structlog
 
 from anycast.core.fleet.codec import BrokenError
 from anycast.core.fleet.values import Register, Turn
+from anycast.core.maintenance.stages import NODE
 from anycast.core.values.fleet import Etcd
 from anycast.fleet.etcd import Client, EtcdError
 from anycast.fleet.frames import Task
@@ -37,6 +38,8 @@ async def keep_turn(task: Task, tell: Callable[[Register], None]) -> None:
         while True:
             try:
                 turn = (await own(Path(task.runtime_dir))).document.turn
+                if turn is not None and turn.scope != NODE:
+                    turn = None  # of a VIP the nodes agree among themselves
             except (OSError, TimeoutError, BrokenError):
                 turn = wanted  # its ops process is being started again: that ends no turn
             # While it has none there is no hurry.

@@ -5,8 +5,8 @@ until it has heard what each of the others says after that, and looks. Of two th
 both know who goes first: who has the smaller number (`drawn`), and for the same number the smaller name. Nobody compares
 instants of two nodes.
 
-With etcd the turn is strict: who may leave is who has a key there (`Register`), and the queue is etcd's. What the nodes say
-counts besides: one that is out without a key, or is not heard, is out.
+With etcd the turn of a node is strict: who may leave is who has a key there (`Register`), and the queue is etcd's. What the
+nodes say counts besides: one that is out without a key, or is not heard, is out. VIPs alone go by what the nodes say.
 
 With the other nodes alone, two never leave at once while what a node says is heard by each other within `round_of`, and
 no later than `LAG` after it was so. Lost documents only make it wait. Documents that come later than that, or a process
@@ -148,6 +148,7 @@ class Seat:
             claim=Claim.HELD if self.stage is Stage.HELD else Claim.ASKED,
             ago=max(0.0, now - self.asked),
             number=self.wish.number,
+            scope=self.wish.scope,
             by=self.by,
             reason=self.reason,
             forced=self.forced,
@@ -178,7 +179,7 @@ def hindrances(own: Document, view: View, wish: Wish, fleet: Fleet, *, now: floa
     It looks at every VIP of every node, so not in the event loop of the agent.
     """
     queue = _Queue.of(view, wish, fleet, now)
-    kept = _kept(view, wish, fleet, queue, now) if fleet.is_strict else _Kept()
+    kept = _kept(view, wish, fleet, queue, now) if _is_strict(wish, fleet) else _Kept()
     if wish.scope == NODE and len(queue.out) + kept.held >= fleet.max_out:
         return ()  # that is in the way already, and the same would be said of every VIP
     leaving = {*queue.behind, *kept.behind}
@@ -191,7 +192,7 @@ def decide(view: View, wish: Wish, fleet: Fleet, hindered: Sequence[str] = (), *
     queue = _Queue.of(view, wish, fleet, now)
     reasons = [*queue.reasons(wish, fleet, now)]
     place, behind, unknown = 1 + len(queue.ahead), queue.behind, list[str]()
-    if fleet.is_strict:
+    if _is_strict(wish, fleet):
         kept = _kept(view, wish, fleet, queue, now)
         reasons += kept.reasons
         place, behind = kept.place, (*behind, *kept.behind)
@@ -258,11 +259,14 @@ class _Queue:
         all_of = believe(view, fleet, now)
         heard = tuple(view.peers[name] for name, one in all_of.items() if one.counts)
         out = tuple(peer for peer in heard if is_out(peer))
-        here = () if fleet.is_strict else heard  # else etcd has the queue
+        strict = _is_strict(wish, fleet)  # then the queue of nodes is etcd's
         asking = sorted(
             ((turn.number, peer.name), peer)
-            for peer in here
-            if (turn := _turn(peer)) is not None and turn.claim is Claim.ASKED and not is_out(peer)
+            for peer in heard
+            if (turn := _turn(peer)) is not None
+            and turn.claim is Claim.ASKED
+            and not is_out(peer)
+            and (turn.scope != NODE or not strict)
         )
         return cls(
             heard=heard,
@@ -273,8 +277,11 @@ class _Queue:
             out=out,
             moving=tuple(
                 peer
-                for peer in here
-                if (turn := _turn(peer)) is not None and turn.claim is Claim.HELD and not is_out(peer)
+                for peer in heard
+                if (turn := _turn(peer)) is not None
+                and turn.claim is Claim.HELD
+                and turn.scope != NODE
+                and not is_out(peer)
             ),
             ahead=tuple(peer for rank, peer in asking if rank < wish.rank),
             after=tuple(peer for rank, peer in asking if rank > wish.rank),
@@ -336,6 +343,10 @@ def _kept(view: View, wish: Wish, fleet: Fleet, queue: _Queue, now: float) -> _K
     if not full:
         reasons = [f"{one.node} has asked before{_holder(one)}" for one in ahead]
     return _Kept(reasons=tuple(_bounded(reasons)), place=1 + len(ahead), behind=behind, held=len(others))
+
+
+def _is_strict(wish: Wish, fleet: Fleet) -> bool:
+    return fleet.is_strict and wish.scope == NODE
 
 
 def _holder(one: Holder) -> str:

@@ -77,11 +77,15 @@ class Claim(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A node that wants to leave, or has left. `ago`: seconds since it asked. `number`: drawn at random, for ties."""
+    """A node that wants to leave, or has left. `ago`: seconds since it asked. `number`: who has less goes first.
+
+    `scope`: the VIP that it wants to take out; empty: the whole node.
+    """
 
     claim: Claim
     ago: float
     number: int
+    scope: str = ""
     by: str = ""
     reason: str = ""
     forced: bool = False

@@ -99,7 +99,7 @@ def test_with_nothing_in_the_way_it_may_go() -> None:
         ),
         ({"maintenance": "draining"}, "lb2 is draining for a maintenance"),
         ({"turn": turn(Claim.ASKED, 4, by="ada")}, "lb2 has asked before (ada, 40 s ago)"),
-        ({"turn": turn(Claim.HELD, 9)}, "lb2 is taking a VIP out (40 s ago)"),
+        ({"turn": turn(Claim.HELD, 9, scope="web")}, "lb2 is taking a VIP out (40 s ago)"),
         (
             {"heard": NOW - 12.4, "problem": "connection refused"},
             "lb2 has not been heard for 12 s: connection refused",
@@ -205,7 +205,7 @@ def test_a_vip_may_go_while_a_node_is_out_if_another_announces_it() -> None:
     """And no other takes one out at the same moment, for it might be the same."""
     wish = replace(WISH, scope="web")
     assert asked(peer("lb2", maintenance="down", vips={}), wish=wish).answer is Answer.GRANTED
-    assert asked(peer("lb2", turn=turn(Claim.HELD, 9)), wish=wish).answer is Answer.IN_THE_WAY
+    assert asked(peer("lb2", turn=turn(Claim.HELD, 9, scope="web")), wish=wish).answer is Answer.IN_THE_WAY
     others = [peer(name, vips={}) for name in NAMES[1:]]
     assert asked(*others, wish=wish).answer is Answer.IN_THE_WAY
     own = document("lb1", vips={"web": WEB, "mail": WEB})
@@ -285,10 +285,12 @@ def test_others_are_told_of_a_turn_from_when_it_is_asked_for() -> None:
 ETCD = replace(FLEET, etcd=Etcd(endpoints=("http://10.0.0.1:2379",)))
 
 
-def in_etcd(*peers: Peer, mine: int | None = None, heard: float = NOW - 1.0, **said: Any) -> Decision:
+def in_etcd(
+    *peers: Peer, mine: int | None = None, heard: float = NOW - 1.0, wish: Wish = WISH, **said: Any
+) -> Decision:
     register = Register(mine=mine, heard=heard, **said)
     others = {name: replace(one, source=Source.ETCD) for name, one in view(*peers).peers.items()}
-    return decided(View(peers=others, register=register), WISH, ETCD)
+    return decided(View(peers=others, register=register), wish, ETCD)
 
 
 def test_with_etcd_nobody_leaves_without_a_key_there() -> None:
@@ -336,3 +338,14 @@ def test_without_a_majority_of_etcd_nobody_leaves(said: dict[str, Any], why: str
 def test_a_node_that_says_a_number_beyond_all_measure_is_not_followed() -> None:
     liar = view(peer("lb2", turn=turn(Claim.ASKED, 10**300)), peer("lb3", turn=turn(Claim.ASKED, -1)))
     assert 0 < drawn(liar, 0.0) < 2**53
+
+
+def test_of_a_vip_the_nodes_agree_among_themselves_with_etcd_too() -> None:
+    """A node that is out has its key there, and is in the way of no VIP."""
+    wish = replace(WISH, scope="web")
+    out = peer("lb2", maintenance="down", vips={})
+    assert in_etcd(out, holders=(Holder(node="lb2"),), wish=wish).answer is Answer.GRANTED
+    assert in_etcd(peer("lb2", turn=turn(Claim.ASKED, 1)), wish=wish).answer is Answer.IN_THE_WAY
+    moving = peer("lb2", turn=turn(Claim.HELD, 1, scope="mail"))
+    assert in_etcd(moving, wish=wish).answer is Answer.IN_THE_WAY
+    assert in_etcd(moving, mine=WISH.number).answer is Answer.IN_THE_WAY, "nor does a node leave meanwhile"
