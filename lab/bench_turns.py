@@ -43,7 +43,7 @@ def host(number: int) -> str:
     return f"127.0.9.{number}"
 
 
-def config(directory: Path, number: int, etcd: Sequence[str], port: int) -> str:
+def config(directory: Path, number: int, etcd: Sequence[str], port: int, view: str) -> str:
     """Of the node, with the names of all. `etcd`: its members."""
     strict = {"etcd": {"endpoints": list(etcd)}} if etcd else {}
     return yaml.safe_dump(
@@ -59,7 +59,7 @@ def config(directory: Path, number: int, etcd: Sequence[str], port: int) -> str:
                 "exabgp_user": "root",
                 "listen": f"{host(number)}:{port + 1}",
             },
-            "fleet": {"interval": INTERVAL, **strict},
+            "fleet": {"interval": INTERVAL, "view": view, **strict},
             "bgp": {"local_as": 65001, "neighbors": [{"address": ROUTER, "remote_as": 65000}]},
             "timing": {"drain": "60s"},
             "vips": {"web": {"address": "198.18.0.1", "port": 80, "servers": ["10.0.0.1"]}},
@@ -120,13 +120,17 @@ class Node:
 
 
 @contextlib.contextmanager
-def fleet(folder: Path, members: Sequence[str] = (), *, port: int = PORT) -> Iterator[list[Node]]:
+def fleet(
+    folder: Path, members: Sequence[str] = (), *, port: int = PORT, view: str = "peers"
+) -> Iterator[list[Node]]:
     """`members`: of etcd."""
     with contextlib.ExitStack() as stack:
         nodes = []
         for number in range(1, NODES + 1):
             runtime = folder / f"lb{number}"
-            agent = loaded_agent.agent(config(runtime, number, members, port), runtime, (), "--unchecked")
+            agent = loaded_agent.agent(
+                config(runtime, number, members, port, view), runtime, (), "--unchecked"
+            )
             node = Node(runtime, stack.enter_context(agent))
             stack.callback(node.close)
             nodes.append(node)

@@ -89,6 +89,7 @@ EVENTS: tuple[str, ...] = (
     "server.up",
     "servers.kept",
     "servers.released",
+    "session.ended",
     "socket.rebound",
     "socket.unavailable",
     "starts.damaged",

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import structlog
 
+from anycast import mutual_tls
 from anycast.core.fleet.codec import BrokenError
 from anycast.core.fleet.values import Register, Turn
 from anycast.core.maintenance.stages import NODE
-from anycast.core.values.fleet import Etcd
 from anycast.fleet.etcd import Client, EtcdError
 from anycast.fleet.frames import Task
 from anycast.fleet.own import own
@@ -31,7 +29,7 @@ async def keep_turn(task: Task, tell: Callable[[Register], None]) -> None:
     if settings is None:
         await asyncio.Event().wait()
         return
-    async with Client(settings, partial(context, settings)) as client:
+    async with Client(settings, lambda: mutual_tls.to_server(settings.tls)) as client:
         slots = Slots(client, settings.prefix, task.node, task.fleet.max_out)
         loop, told, look = asyncio.get_running_loop(), Register(), -1.0
         wanted: Turn | None = None
@@ -58,15 +56,3 @@ async def _step(slots: Slots, wanted: Turn | None, before: Register) -> Register
         if why != before.problem:
             log.warning("fleet.etcd_failed", why=why)
         return Register(holders=before.holders, queue=before.queue, heard=before.heard, problem=why)
-
-
-def context(settings: Etcd) -> ssl.SSLContext | None:
-    """None: the system's own, or no TLS at all. Raises OSError."""
-    files = settings.tls
-    if files is None:
-        return None
-    found = ssl.create_default_context(cafile=files.ca)
-    found.minimum_version = ssl.TLSVersion.TLSv1_2
-    if files.certificate is not None:
-        found.load_cert_chain(files.certificate, files.key)
-    return found

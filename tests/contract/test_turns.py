@@ -90,8 +90,9 @@ def test_an_emergency_needs_nobody_and_without_force_nobody_is_let_go(tmp_path: 
 
 
 @pytest.mark.skipif(BINARY is None, reason="there is no etcd (apt-get install etcd-server)")
-def test_with_etcd_the_holder_is_there_to_read_and_gives_it_back(tmp_path: Path) -> None:
-    with cluster(tmp_path) as etcd, fleet(tmp_path, etcd.endpoints, port=21830) as nodes:
+@pytest.mark.parametrize("view", ["peers", "etcd"])
+def test_with_etcd_the_holder_is_there_to_read_and_gives_it_back(tmp_path: Path, view: str) -> None:
+    with cluster(tmp_path) as etcd, fleet(tmp_path, etcd.endpoints, port=21830, view=view) as nodes:
         well(nodes)
         lb1, lb2, _ = nodes
         code, said = done(lb1, "on", "--reason", "new disks")

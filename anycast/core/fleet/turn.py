@@ -9,7 +9,7 @@ With etcd the turn of a node is strict: who may leave is who has a key there (`R
 nodes say counts besides: one that is out without a key, or is not heard, is out. VIPs alone go by what the nodes say.
 
 With the other nodes alone, two never leave at once while what a node says is heard by each other within `round_of`, and
-no later than `LAG` after it was so. Lost documents only make it wait. Documents that come later than that, or a process
+no later than `lag_of` after it was so. Lost documents only make it wait. Documents that come later than that, or a process
 that stands still between its look and what it says next, may let two leave: `too_many` finds that.
 """
 
@@ -23,7 +23,7 @@ from enum import StrEnum
 from anycast.core.fleet.believe import Believed, believe
 from anycast.core.fleet.values import Claim, Document, Holder, Peer, Turn, View, VipStanding, VipTold
 from anycast.core.maintenance.stages import NODE
-from anycast.core.values.fleet import Fleet
+from anycast.core.values.fleet import Fleet, FleetView
 
 LAG = 1.5  # seconds from what is so on a node until another has heard it, without the time between two questions
 KEPT = 15.0  # seconds that a place is kept for one who no longer asks after it
@@ -74,14 +74,19 @@ def moved(stage: Stage, signal: Signal) -> Stage:
     return NEXT.get((stage, signal), stage)
 
 
+def lag_of(fleet: Fleet) -> float:
+    """As `LAG`; with `view: etcd` a node writes it there first, on its own beat."""
+    return LAG + (fleet.interval if fleet.view is FleetView.ETCD else 0.0)
+
+
 def round_of(fleet: Fleet) -> float:
     """Seconds within which every node that can be heard is heard anew."""
-    return fleet.interval + LAG
+    return fleet.interval + lag_of(fleet)
 
 
 def settle_of(fleet: Fleet) -> float:
     """Seconds after which a node that still asks has heard of us, and has not left."""
-    return round_of(fleet) + 2 * LAG
+    return round_of(fleet) + 2 * lag_of(fleet)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +205,7 @@ def decide(view: View, wish: Wish, fleet: Fleet, hindered: Sequence[str] = (), *
     reasons += hindered
     if reasons:
         return Decision(answer=Answer.IN_THE_WAY, reasons=tuple(reasons), place=place, behind=behind)
-    since = wish.said + (settle_of(fleet) if queue.after else LAG)
+    since = wish.said + (settle_of(fleet) if queue.after else lag_of(fleet))
     unknown += [
         peer.name
         for peer in queue.heard

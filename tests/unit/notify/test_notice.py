@@ -24,6 +24,7 @@ SCHEMA = json.loads(
 LOST = {
     "agent.failed",
     "fleet.etcd_failed",
+    "fleet.lease_lost",
     "fleet.no_token",
     "fleet.peer_failed",
     "fleet.unavailable",

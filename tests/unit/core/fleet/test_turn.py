@@ -40,7 +40,7 @@ from anycast.core.fleet.values import (
     VipStanding,
     VipTold,
 )
-from anycast.core.values.fleet import Etcd, Fleet, PeerAt
+from anycast.core.values.fleet import Etcd, Fleet, FleetView, PeerAt
 
 NOW = 1000.0
 NAMES = ("lb1", "lb2", "lb3")
@@ -186,6 +186,12 @@ def test_it_waits_until_each_other_has_been_heard_since_it_asked() -> None:
     found = asked(wish=replace(WISH, said=NOW - 1.0), fleet=FLEET)
     assert found == Decision(answer=Answer.UNKNOWN, waits_for=("lb2", "lb3"))
     assert asked(wish=replace(WISH, said=NOW - 0.5 - LAG)).answer is Answer.GRANTED
+
+
+def test_by_etcd_what_a_node_says_is_heard_later_for_it_is_written_first() -> None:
+    wish = replace(WISH, said=NOW - 0.5 - LAG)
+    assert asked(wish=wish, fleet=replace(FLEET, view=FleetView.ETCD)).answer is Answer.UNKNOWN
+    assert asked(wish=wish).answer is Answer.GRANTED
 
 
 def test_it_waits_longer_for_one_who_asks_too_and_comes_later() -> None:
