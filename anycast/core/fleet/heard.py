@@ -33,4 +33,6 @@ def reconfigured(view: View, fleet: Fleet | None) -> View:
         for name, one in view.peers.items()
         if one.source is source and (name in names or source is Source.ETCD)
     }
+    if view.register is not None and not fleet.is_strict:
+        view = replace(view, register=None)
     return view if len(left) == len(view.peers) else replace(view, peers=left)

@@ -10,11 +10,11 @@ import pytest
 from anycast.core import events as ev
 from anycast.core.fleet.asking import turn
 from anycast.core.fleet.turn import KEPT, Stage
-from anycast.core.fleet.values import Claim, Document, Peer, Turn, VipStanding, VipTold
+from anycast.core.fleet.values import Claim, Document, Peer, Register, Turn, VipStanding, VipTold
 from anycast.core.health.phase import Outcome
 from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
 from anycast.core.maintenance.stages import Stage as Of
-from anycast.core.values.fleet import Fleet, FleetView, PeerAt
+from anycast.core.values.fleet import Etcd, Fleet, FleetView, PeerAt
 from anycast.core.values.standing import Condition
 from tests.fakes import Node, vip
 
@@ -245,3 +245,14 @@ def test_one_that_has_left_already_stays_out_and_says_loudly_that_two_are() -> N
     )
     hear(lb1)
     assert (Condition.TOO_MANY_OUT, "") not in lb1.state.standing
+
+
+def test_what_etcd_had_of_the_turns_is_forgotten_once_it_is_not_asked() -> None:
+    strict = replace(FLEET, etcd=Etcd(endpoints=("http://10.0.0.1:2379",)))
+    lb1 = node(strict)
+    lb1.send(ev.FleetHeard(register=Register(mine=7)))
+    lb1.reload(vip("web"), fleet=replace(strict, max_out=2))
+    assert lb1.state.fleet.register == Register(mine=7)
+    lb1.reload(vip("web"), fleet=FLEET)
+    assert lb1.state.fleet.register is None
+    assert lb1.state.fleet.peers
