@@ -24,6 +24,7 @@ from anycast.core.fleet.believe import Believed, believe
 from anycast.core.fleet.values import Claim, Document, Holder, Peer, Turn, View, VipStanding, VipTold
 from anycast.core.maintenance.stages import NODE
 from anycast.core.values.fleet import Fleet, FleetView
+from anycast.core.vip.decide import Reason
 
 LAG = 1.5  # seconds from what is so on a node until another has heard it, without the time between two questions
 KEPT = 15.0  # seconds that a place is kept for one who no longer asks after it
@@ -31,7 +32,7 @@ NAMED = 8  # VIPs or nodes that a reason names
 _DRAWN = 2**20  # of a number: below it is what was drawn, above it how many had asked before
 LAST = 2**62  # a number behind all that are given
 _MOST_BEFORE = 2**32  # a node that says more is not believed: JSON must hold the number
-_MAINTAINED = frozenset({"node_maintenance", "vip_maintenance", "stopping"})  # reasons that are no failure
+_MAINTAINED = frozenset({Reason.NODE_MAINTENANCE, Reason.VIP_MAINTENANCE, Reason.STOPPING})  # no failure
 _IN_SERVICE = "active"
 
 
