@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import yaml
 
+from anycast.core.values.report import NeighborState
 from anycast.core.values.route import Prefix
 from anycast.lease import NO_REPORT, Ask, Decoder, Hello, Lease, LeaseChange, Report, changes_of, encode
 from anycast.plugin.mirror import Mirror
@@ -117,7 +118,9 @@ class Leased(NamedTuple):
 class Plugin:
     """The other end of the leases, without an ExaBGP: says at once that all is announced."""
 
-    def __init__(self, runtime: Path) -> None:
+    def __init__(self, runtime: Path, neighbors: tuple[NeighborState, ...] = ()) -> None:
+        """`neighbors`: the sessions that it reports."""
+        self._neighbors = neighbors
         self._line = socket.socket(socket.AF_UNIX)
         self._line.connect(str(runtime / "lease.sock"))
         self._decoder = Decoder()
@@ -152,7 +155,7 @@ class Plugin:
 
     def _done(self) -> Leased:
         mirror, before = self._mirror, self._said
-        self._said = Report(seq=mirror.seq, announced=frozenset(mirror.routes))
+        self._said = Report(seq=mirror.seq, announced=frozenset(mirror.routes), neighbors=self._neighbors)
         self._line.sendall(b"".join(map(encode, changes_of(before, self._said))))
         return Leased(mirror.issued, mirror.ttl, self._said.announced)
 

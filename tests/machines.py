@@ -9,6 +9,7 @@ from typing import Any
 
 from anycast.core import confirmation, withdrawal
 from anycast.core.dataplane import proof
+from anycast.core.fleet import turn
 from anycast.core.health import phase
 from anycast.core.maintenance import stages
 from anycast.core.vip import lifecycle
@@ -26,6 +27,7 @@ _MACHINES: tuple[tuple[str, ModuleType, Mapping[Any, Any], str], ...] = (
     ("Proof that the kernel holds what a VIP needs", proof, proof.NEXT, "unread"),
     ("Withdrawal", withdrawal, withdrawal.NEXT, "asked"),
     ("Maintenance", stages, stages.NEXT, "active"),
+    ("Turn of a node in its fleet", turn, turn.NEXT, "free"),
     ("Whether a configuration is to stay", confirmation, confirmation.NEXT, "confirmed"),
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from anycast.core.fleet.turn import Seat
 from anycast.core.planned import Plan
 
 
@@ -20,6 +21,26 @@ class MaintenanceAnswer:
 
     saved: bool
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnWish:
+    """How the other nodes are asked. `number`, `ago`: of the turn that was asked for, None: it is asked for now.
+
+    `waits`: in the queue.
+    """
+
+    number: int | None = None
+    ago: float = 0.0
+    waits: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnAnswer:
+    """Not yet, or not. `seat`: the turn as it is. `refused`: and why, in words; empty: it is to be asked again."""
+
+    seat: Seat
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

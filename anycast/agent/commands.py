@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from anycast.agent import planning
 from anycast.agent.answers import (
@@ -20,7 +20,11 @@ from anycast.agent.answers import (
     PlanWish,
     ReloadAnswer,
     ReloadWish,
+    TurnAnswer,
+    TurnWish,
 )
+from anycast.core.fleet.asking import asks
+from anycast.core.fleet.turn import KEPT
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import NODE, NODE_SCOPES, STOP, is_saved, is_server, server_scope
 from anycast.core.state import State
@@ -34,6 +38,7 @@ MAX_REASON = 200  # characters
 NAMED = 5  # services that a refusal names
 LOOKED_THROUGH = 500  # names, for one that was meant
 LONGEST_TRIAL = 86400.0  # seconds until a configuration goes back that nobody confirms
+MOST_NUMBER = 2**53  # of a turn
 LONGEST = 366 * 86400.0  # seconds until a maintenance ends by itself
 
 
@@ -68,6 +73,24 @@ class Engine(Protocol):
         """
         ...
 
+    async def leave(
+        self,
+        scope: str,
+        wish: TurnWish,
+        *,
+        reason: str,
+        by: str,
+        end: End | None = None,
+        skip_drain: bool = False,
+        deadline: float = math.inf,
+    ) -> MaintenanceAnswer | TurnAnswer:
+        """The same, once the other nodes of the fleet let it go."""
+        ...
+
+    async def stay(self, scope: str, number: int, *, by: str, deadline: float = math.inf) -> None:
+        """The turn `number` is no longer asked for."""
+        ...
+
     async def reload(self, wish: ReloadWish = PLAIN, *, deadline: float = math.inf) -> ReloadAnswer: ...
 
     async def plan(self, wish: PlanWish, *, deadline: float = math.inf) -> PlanAnswer:
@@ -88,13 +111,17 @@ def entries(state: State) -> list[dict[str, Any]]:
     return status.maintenance_status(state, now=time.monotonic(), wall=time.time())
 
 
-async def maintenance(engine: Engine, body: bytes, *, by: str, deadline: float) -> dict[str, Any]:
-    """Returns what happens now. Raises RefusedError, TooLateError.
+async def maintenance(engine: Engine, body: bytes, *, by: str, deadline: float) -> tuple[int, dict[str, Any]]:
+    """200 and what happens now, or 202 and the turn it waits for. Raises RefusedError, TooLateError.
 
     `{"scope": "", a VIP's name or POOL/SERVER, "on": bool, "reason": text}`, and of those that go with `on`:
     `"until"` (seconds since the epoch) or `"for_s"`, with `"on_expiry": "resume" or "hold"`; `"now": true`
     without a drain; `"temporary": true` of the node until the agent ends. Without `"force": true` a real
     server that a service cannot do without, or whose connections the others have no room for, stays: 409.
+
+    In a fleet the other nodes are asked first, unless it is forced or temporary: 409 if something is in the way, and 202
+    while that is not known, or with `"wait_turn": true`. Then the same is sent again, with `"turn"` and `"asked_for_s"`:
+    who does not for a while gives the turn up, as does `"on": false` with `"turn"`.
     """
     optional = _MAINTENANCE.keys() - {"scope", "on"}
     fields = _fields(body, _MAINTENANCE, optional=optional)
@@ -111,16 +138,65 @@ async def maintenance(engine: Engine, body: bytes, *, by: str, deadline: float) 
         _check_scope(fields["scope"], before.config)
     if on and is_server(scope) and not fields.get("force", False):
         _check_server(before, scope)
-    answer = await engine.set_maintenance(
-        scope,
-        on=on,
-        reason=reason,
-        by=by,
-        end=end,
-        skip_drain=fields.get("now", False),
-        deadline=deadline,
-    )
-    state, now, wall = engine.state, time.monotonic(), time.time()
+    if not on and "turn" in fields:
+        await engine.stay(scope, fields["turn"], by=by, deadline=deadline)
+        return 200, {"scope": scope, "on": False, "turn": None, "maintenance": entries(engine.state)}
+    said: _Said = {
+        "reason": reason,
+        "by": by,
+        "end": end,
+        "skip_drain": fields.get("now", False),
+        "deadline": deadline,
+    }
+    answer: MaintenanceAnswer | TurnAnswer
+    if on and not fields.get("force", False) and asks(before, scope) is not None:
+        wish = TurnWish(
+            number=fields.get("turn"),
+            ago=max(0.0, fields.get("asked_for_s", 0.0)),
+            waits=fields.get("wait_turn", False),
+        )
+        answer = await engine.leave(scope, wish, **said)
+    else:
+        answer = await engine.set_maintenance(scope, on=on, **said)
+    if isinstance(answer, TurnAnswer):
+        return _asked(answer, scope)
+    return 200, _set(engine, scope, fields, answer, before)
+
+
+class _Said(TypedDict):
+    reason: str
+    by: str
+    end: End | None
+    skip_drain: bool
+    deadline: float
+
+
+def _asked(answer: TurnAnswer, scope: str) -> tuple[int, dict[str, Any]]:
+    """Raises RefusedError."""
+    if answer.refused:
+        told = "; ".join(answer.refused)
+        raise RefusedError(409, f"{f'VIP {scope}' if scope else 'this node'} may not leave now: {told}")
+    seat, decision = answer.seat, answer.seat.decision
+    return 202, {
+        "scope": scope,
+        "on": True,
+        "turn": {
+            "number": seat.wish.number,
+            "stage": str(seat.stage),
+            "asked_for_s": round(max(0.0, time.monotonic() - seat.asked), 3),
+            "kept_for_s": KEPT,
+            "place": 1 if decision is None else decision.place,
+            "behind": [] if decision is None else list(decision.behind),
+            "reasons": [] if decision is None else list(decision.reasons),
+            "waits_for": [] if decision is None else list(decision.waits_for),
+        },
+    }
+
+
+def _set(
+    engine: Engine, scope: str, fields: Mapping[str, Any], answer: MaintenanceAnswer, before: State
+) -> dict[str, Any]:
+    on, state, now, wall = fields["on"], engine.state, time.monotonic(), time.time()
     commanded = {NODE, STOP} if scope == NODE and not on else {scope}
     return {
         "scope": fields["scope"],
@@ -268,7 +344,9 @@ def _fields(data: bytes, kinds: Mapping[str, type], *, optional: set[str]) -> di
             if name not in optional:
                 wrong.append(f"field {name!r} is missing")
         elif not _is(body[name], kind):
-            word = {str: "text", bool: "true or false", float: "a number"}.get(kind, kind.__name__)
+            word = {str: "text", bool: "true or false", float: "a number", int: "a whole number"}.get(
+                kind, kind.__name__
+            )
             wrong.append(f"field {name!r}: expected {word}")
     if wrong:
         raise RefusedError(400, "; ".join(wrong))
@@ -289,7 +367,7 @@ def _is(value: object, kind: type) -> bool:
     if kind is float:
         # Neither NaN nor what no float holds.
         return isinstance(value, int | float) and not isinstance(value, bool) and -1e15 < value < 1e15
-    return isinstance(value, kind)
+    return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
 
 
 # In the order they are told.
@@ -303,10 +381,13 @@ _MAINTENANCE: Mapping[str, type] = {
     "on_expiry": str,
     "now": bool,
     "temporary": bool,
+    "wait_turn": bool,
+    "turn": int,
+    "asked_for_s": float,
 }
 _RELOAD: Mapping[str, type] = {"allow_removal": bool, "confirm_within_s": float}
 _PLAN: Mapping[str, type] = {"allow_removal": bool, "texts": str, "node": str}
-_WITH_ON = ("until", "for_s", "on_expiry", "now", "temporary")
+_WITH_ON = ("until", "for_s", "on_expiry", "now", "temporary", "wait_turn", "asked_for_s")
 
 
 def _check_options(fields: Mapping[str, Any]) -> None:
@@ -320,6 +401,8 @@ def _check_options(fields: Mapping[str, Any]) -> None:
     ended = "until" in fields or "for_s" in fields
     if fields.get("temporary", False) and ended:
         raise RefusedError(400, "field 'temporary': it ends with the agent, and at no other time")
+    if not 1 <= fields.get("turn", 1) < MOST_NUMBER:
+        raise RefusedError(400, "field 'turn': expected the number that the answer 202 gave")
     if "on_expiry" in fields and not ended:
         raise RefusedError(400, "field 'on_expiry': there is no end without 'until' or 'for_s'")
     if fields.get("on_expiry", Expiry.RESUME) not in list(Expiry):

@@ -214,13 +214,13 @@ class Control:
         return _json({"maintenance": commands.entries(self._state)})
 
     async def post_maintenance(self, request: _Request) -> _Answer:
-        answer = await commands.maintenance(
+        code, answer = await commands.maintenance(
             self._engine,
             request.body,
             by=await asyncio.to_thread(_user, request.uid),
             deadline=request.deadline,
         )
-        return _json({**answer, "revision": self._mark()})
+        return _json({**answer, "revision": self._mark()}, code=code)
 
     async def post_reload(self, request: _Request) -> _Answer:
         code, answer = await commands.reload(self._engine, request.body, deadline=request.deadline)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, assert_never
 import structlog
 
 from anycast import __version__, managers
-from anycast.agent import last_good, maintenance_file, owned_file, touch_file
+from anycast.agent import last_good, maintenance_file, owned_file, touch_file, turns
 from anycast.agent.answers import (
     PLAIN,
     MaintenanceAnswer,
@@ -32,6 +33,8 @@ from anycast.agent.answers import (
     ReloadAnswer,
     ReloadWish,
     TooLateError,
+    TurnAnswer,
+    TurnWish,
 )
 from anycast.agent.checker import Checker
 from anycast.agent.conditions import Conditions
@@ -55,6 +58,7 @@ from anycast.core import events as ev
 from anycast.core.confirmation import NEXT, Signal, Stage
 from anycast.core.dataplane.ipvs import Key
 from anycast.core.dataplane.kernel import Desired, Failure, IpvsNeed, KernelOp, Snapshot, touched
+from anycast.core.fleet.asking import is_of
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.hooks import Tally as HookTally
 from anycast.core.in_force import AS_WRITTEN, InForce, Refused, trial_left
@@ -112,6 +116,8 @@ _DOING: Mapping[type[ev.Event], str] = {
     ev.PluginLost: "a plugin that was lost",
     ev.Reconfigured: "a reload",
     ev.MaintenanceSet: "a maintenance",
+    ev.LeaveAsked: "the turn for a maintenance",
+    ev.LeaveDropped: "the turn for a maintenance",
     ev.ConditionSet: "a condition of the node",
     ev.FleetHeard: "what is heard of other nodes",
     ev.StopRequested: "the stop",
@@ -674,6 +680,48 @@ class Engine:
         saving = self._maintenance_file.last
         error = "" if saving is None else await self._saved(saving, deadline)
         return MaintenanceAnswer(saved=not error, error=error)
+
+    async def leave(
+        self,
+        scope: str,
+        wish: TurnWish,
+        *,
+        reason: str,
+        by: str,
+        end: End | None = None,
+        skip_drain: bool = False,
+        deadline: float = math.inf,
+    ) -> MaintenanceAnswer | TurnAnswer:
+        """The same, once the other nodes let it go; until then it is asked again."""
+        hindered = await turns.hindered(self._state, scope, wish.number, self._clock())
+        event = ev.LeaveAsked(
+            scope=scope,
+            entry=Maintenance(reason=reason, by=by, since=self._wall(), end=end),
+            skip_drain=skip_drain,
+            waits=wish.waits,
+            number=wish.number,
+            ago=wish.ago,
+            hindered=hindered,
+            random=random.random(),  # noqa: S311 - it decides between two who ask at once
+        )
+        if not await self._submit(event, deadline):
+            return MaintenanceAnswer(saved=False, error=ENDED)
+        if scope in self._state.maintenance:
+            saving = self._maintenance_file.last
+            error = "" if saving is None else await self._saved(saving, deadline)
+            return MaintenanceAnswer(saved=not error, error=error)
+        seat = self._state.seat
+        if seat.is_asking and not is_of(seat, scope, wish.number, by):
+            about = f" about {seat.wish.scope}" if seat.wish.scope else ""
+            return TurnAnswer(
+                seat=seat, refused=(f"{seat.by} is asking the others already{about}, on this node",)
+            )
+        refused = () if seat.is_asking or seat.decision is None else seat.decision.reasons
+        return TurnAnswer(seat=seat, refused=refused)
+
+    async def stay(self, scope: str, number: int, *, by: str, deadline: float = math.inf) -> None:
+        """The turn is no longer asked for."""
+        await self._submit(ev.LeaveDropped(scope=scope, number=number, by=by), deadline)
 
     async def _saved(self, saving: asyncio.Task[str], deadline: float) -> str:
         """Why it is not saved, by the deadline; empty: it is."""

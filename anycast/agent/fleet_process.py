@@ -113,7 +113,7 @@ def _asked(fleet: Fleet) -> Fleet:
     """Without what the process has nothing to do with: a change of that is none of the view."""
     return replace(
         fleet,
-        max_out=1,
+        max_out=fleet.max_out if fleet.is_strict else 1,
         min_announcing=1,
         velocity=None,
         on_disagreement=OnDisagreement.ALARM,

@@ -26,7 +26,7 @@ _LEAST = 16
 _MOST = 64  # of a slice: one result may cost thirty times what those before it did, for it turns a VIP
 _FORGETS = 0.9  # of what was measured, with each slice
 
-_COMMAND = ev.MaintenanceSet | ev.Reconfigured | ev.StopRequested
+_COMMAND = ev.MaintenanceSet | ev.LeaveAsked | ev.LeaveDropped | ev.Reconfigured | ev.StopRequested
 
 
 Beside: TypeAlias = Callable[[Target], Iterable[Target]]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -16,6 +18,10 @@ from anycast.cli.table import printable, wants_colour
 
 LEEWAY = 1.0  # seconds by which the clocks of two readings may differ
 POLL = 0.5  # seconds between two looks with --wait
+POLL_QUEUED = 1.0  # seconds between two looks from a place in the queue
+RESTART = 60.0  # seconds that an agent has to be started again while a place in the queue is kept
+ASKED = 202  # the other nodes are being asked
+GIVEN_UP = 0  # no answer of the agent: the place in the queue was given up
 
 
 def run(path: Path, args: argparse.Namespace) -> int:
@@ -73,9 +79,17 @@ def _begin(path: Path, args: argparse.Namespace, *, scope: str, temporary: bool)
         body["until"] = args.until
     if not temporary and args.on_expiry is not None:
         body["on_expiry"] = args.on_expiry
+    for option in ("wait_turn", "force"):
+        if getattr(args, option, False):
+            body[option] = True
+    began = time.monotonic()
     answer = client.command(path, "/maintenance", body)
+    if answer.code == ASKED:
+        answer = Turn(path, body, answer, stream=sys.stderr).wait(args.timeout)
     if not answer.ok:
-        return refused(answer)
+        return _not_let_go(answer, args)
+    if args.timeout is not None:
+        args.timeout = max(0.0, args.timeout - (time.monotonic() - began))
     if not args.wait:
         return said(answer, as_json=args.json)
     code = ExitCode.OK
@@ -87,6 +101,72 @@ def _begin(path: Path, args: argparse.Namespace, *, scope: str, temporary: bool)
     if args.json:
         code = said(client.Answer(code=answer.code, body={**answer.body, **last}), as_json=True)
     return waited or code
+
+
+def _not_let_go(answer: client.Answer, args: argparse.Namespace) -> int:
+    code = refused(answer) if answer.code != GIVEN_UP else ExitCode(answer.body["exit"])
+    if answer.code == 409 and not getattr(args, "force", False):
+        waits = "" if args.wait_turn else "--wait-turn queues; "
+        print(f"anycast: {waits}--force leaves without asking the other nodes", file=sys.stderr)
+    return code
+
+
+class Turn:
+    """The turn that is asked for. The place is kept by asking again, by an agent that was started meanwhile as well."""
+
+    def __init__(self, path: Path, body: dict[str, Any], first: client.Answer, *, stream: TextIO) -> None:
+        self._path = path
+        self._name = text.scope(body["scope"])
+        self._turn = first.body["turn"]
+        self._body = {**body, "turn": self._turn["number"]}
+        self._asked = time.monotonic() - self._turn["asked_for_s"]
+        self._progress = Progress(stream)
+
+    def wait(self, timeout: float | None) -> client.Answer:
+        """The answer that is no longer "not yet". Raises client.UnreachableError."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        try:
+            while True:
+                self._progress.tell(*text.turn(self._name, self._turn))
+                if time.monotonic() >= until:
+                    return self._leave(f"{self._name}: no turn after {timeout:g} s", ExitCode.NEGATIVE)
+                time.sleep(POLL if self._turn["stage"] == "saying" else POLL_QUEUED)
+                answer = self._again()
+                if answer.code != ASKED:
+                    self._progress.end(
+                        f"{self._name}: it has the turn"
+                    ) if answer.ok else self._progress.close()
+                    return answer
+                self._turn = answer.body["turn"]
+        except KeyboardInterrupt:
+            return self._leave(f"interrupted: {self._name} no longer asks", ExitCode.INTERRUPTED)
+        except client.UnreachableError:
+            self._progress.close()
+            raise
+
+    def _again(self) -> client.Answer:
+        """An agent that is being started has a while. Raises client.UnreachableError."""
+        patience = time.monotonic() + (RESTART if "wait_turn" in self._body else 0.0)
+        while True:
+            asked = round(time.monotonic() - self._asked, 3)
+            try:
+                return client.command(self._path, "/maintenance", {**self._body, "asked_for_s": asked})
+            except client.UnreachableError:
+                if time.monotonic() >= patience:
+                    raise
+                self._progress.tell("unreachable", f"{self._name}: the agent does not answer; asking again")
+                time.sleep(POLL)
+
+    def _leave(self, said: str, code: ExitCode) -> client.Answer:
+        """Give the place up, so that those behind need not wait until it is forgotten."""
+        scope = self._body["scope"]
+        with contextlib.suppress(client.UnreachableError):
+            body = {"scope": scope, "on": False, "turn": self._body["turn"]}
+            answer = client.command(self._path, "/maintenance", body)
+            if any(one["scope"] == scope for one in answer.body.get("maintenance", ())):
+                said = f"{self._name}: it has just got its turn, and the maintenance goes on"
+        self._progress.end(said)
+        return client.Answer(code=GIVEN_UP, body={"exit": int(code)})
 
 
 def _wait(

@@ -56,7 +56,8 @@ examples:
   anycast maintenance on --reason "new kernel" --wait && reboot
   anycast maintenance on --reason "new disks" --for 2h        ends by itself
   anycast maintenance on --vip web --until 18:30              one VIP; its other nodes go on
-  anycast maintenance on --now --reason "it burns"            no drain
+  anycast maintenance on --wait --wait-turn                   in a fleet: after those who asked before
+  anycast maintenance on --now --force --reason "it burns"    no drain, and nobody is asked
   anycast maintenance off
 
 It drains first: routers are asked to prefer other nodes, then the routes are withdrawn. It survives restarts and reboots.
@@ -916,6 +917,14 @@ def _maintenance(verb: argparse.ArgumentParser) -> None:
                 help="at its end: back into service (default), or stay in maintenance and report that it is overdue",
             )
             _with_drain(command)
+            command.add_argument(
+                "--wait-turn",
+                action="store_true",
+                help="in a fleet: queue until the other nodes let it go (default: refuse, and say why)",
+            )
+            command.add_argument(
+                "--force", action="store_true", help="without asking the other nodes of the fleet"
+            )
         if act == "status":
             _with_colour(command)
         _with_json(command)
@@ -932,7 +941,8 @@ def _with_drain(verb: argparse.ArgumentParser) -> None:
         "--timeout",
         type=_seconds,
         metavar="TIME",
-        help="with --wait: give up after 30s, 5m, 2h (default: never); the drain goes on",
+        help="with --wait: give up after 30s, 5m, 2h (default: never); the drain goes on, and a place in the queue is given "
+        "up",
     )
 
 
@@ -940,7 +950,10 @@ def lacking(args: argparse.Namespace) -> str | None:
     """What a given option needs but does not have. argparse cannot check this."""
     if getattr(args, "on_expiry", None) and args.for_s is None and args.until is None:
         return "--on-expiry needs --for or --until"
-    if getattr(args, "timeout", None) is not None and not getattr(args, "wait", True):
+    if getattr(args, "wait_turn", False) and args.force:
+        return "--wait-turn asks the other nodes, and --force does not: give one of them"
+    waits = getattr(args, "wait", True) or getattr(args, "wait_turn", False)
+    if getattr(args, "timeout", None) is not None and not waits:
         return "--timeout needs --wait"
     if getattr(args, "allow_removal", False) and (
         getattr(args, "confirm", False) or getattr(args, "undo", False)

@@ -548,6 +548,18 @@ def is_down(entry: Mapping[str, Any], waited: float) -> str:
     return f"{scope(entry['scope'])}: down after {waited:.0f} s{packets}{safe}"
 
 
+def turn(name: str, told: Mapping[str, Any]) -> tuple[str, str]:
+    """The stage of the turn that is asked for, by which a line is told once, and the line."""
+    after = duration(told["asked_for_s"])
+    if told["stage"] == "saying":
+        waits = f": to hear from {', '.join(told['waits_for'])}" if told["waits_for"] else ""
+        return "saying", f"{name}: asking the other nodes{waits}"
+    behind = f", behind {', '.join(told['behind'])}" if told["behind"] else ""
+    why = "; ".join(told["reasons"])
+    line = f"{name}: in the queue for {after}, place {told['place']}{behind}{f': {why}' if why else ''}"
+    return f"queued {told['place']} {told['behind']}", line
+
+
 def maintenance_set(answer: Mapping[str, Any]) -> str:
     """What happens now that maintenance was switched on or off."""
     already = "" if answer["changed"] else "already "

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from anycast.core.dataplane.kernel import Failure, IpvsNeed, KernelOp, Snapshot
-from anycast.core.fleet.values import Peer
+from anycast.core.fleet.values import Peer, Register
 from anycast.core.health.phase import Result
 from anycast.core.maintenance.stages import Maintenance
 from anycast.core.owned import Owned
@@ -96,12 +96,40 @@ class Reconfigured:
 class MaintenanceSet:
     """`entry` None ends it. `scope`: the name of a VIP, `POOL/SERVER`, or one of `stages.NODE_SCOPES`.
 
-    `skip_drain`: its routes go at once. `by`: who ends it.
+    No other node is asked. `skip_drain`: its routes go at once. `by`: who ends it.
     """
 
     scope: str
     entry: Maintenance | None
     skip_drain: bool = False
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaveAsked:
+    """Whether the other nodes let the node or a VIP go: then the maintenance begins. Said again to look again.
+
+    `number`, `ago`: what the turn was given when it was asked for, and for how long that has been; None: it is asked for
+    now, and `random`, from 0 up to 1, makes the number. `waits`: in the queue. `hindered`: what of the VIPs is in the way
+    (`core.fleet.turn.hindrances`), and why the others could not carry what this node carries.
+    """
+
+    scope: str
+    entry: Maintenance
+    skip_drain: bool = False
+    waits: bool = False
+    number: int | None = None
+    ago: float = 0.0
+    random: float = 0.0
+    hindered: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaveDropped:
+    """Nobody asks for it any more. `number`: of the turn that was asked for. `by`: who gives it up."""
+
+    scope: str
+    number: int
     by: str = ""
 
 
@@ -116,10 +144,14 @@ class ConditionSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetHeard:
-    """What is known of other nodes, as far as it has changed. `problem`: of the view as a whole; None: the same as before."""
+    """What is known of other nodes, as far as it has changed. `problem`: of the view as a whole; None: the same as before.
+
+    `register`: of the turns in etcd; None: the same as before.
+    """
 
     peers: Mapping[str, Peer] = field(default_factory=dict)
     problem: str | None = None
+    register: Register | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +173,8 @@ Event: TypeAlias = (
     | PluginLost
     | Reconfigured
     | MaintenanceSet
+    | LeaveAsked
+    | LeaveDropped
     | ConditionSet
     | FleetHeard
     | StopRequested

@@ -89,11 +89,19 @@ EVENTS: tuple[str, ...] = (
     "server.up",
     "servers.kept",
     "servers.released",
+    "session.ended",
     "socket.rebound",
     "socket.unavailable",
     "starts.damaged",
     "starts.not_saved",
     "state.shared",
+    "turn.asked",
+    "turn.gave_way",
+    "turn.given_up",
+    "turn.granted",
+    "turn.queued",
+    "turn.refused",
+    "turn.skipped",
 )
 """The events a hook can get: those of docs/log-events.md, except those about hooks, which would never end, and the
 agent's end by a defect, which hooks do not survive."""

@@ -24,6 +24,7 @@ from anycast.core.dataplane.kernel import (
 from anycast.core.dataplane.members import Member
 from anycast.core.dataplane.proof import Proof
 from anycast.core.dataplane.traffic import Count
+from anycast.core.fleet.turn import Seat
 from anycast.core.fleet.values import View
 from anycast.core.health.compose import compose
 from anycast.core.health.phase import Health, Phase
@@ -312,6 +313,7 @@ class State:
     fleet: View = View()  # the other nodes of the fleet
     limited: PersistentMap[str, Limited] = PersistentMap()  # VIPs that the fleet's limit keeps announced
     limited_at: float = math.inf  # when that is looked at again
+    seat: Seat = Seat()  # the turn of this node
     lost_until: float = -math.inf  # until then a plugin that is not connected may hold routes
     still_until: float = -math.inf  # until then routers may have routes of a plugin that was lost while mute
     stopping_since: float | None = None

@@ -24,6 +24,8 @@ from anycast.core.events import (
     KernelChanged,
     KernelFailed,
     KernelRead,
+    LeaveAsked,
+    LeaveDropped,
     Log,
     MaintenanceSet,
     PluginConnected,
@@ -39,7 +41,7 @@ from anycast.core.events import (
     StopRequested,
     Tick,
 )
-from anycast.core.fleet import heard
+from anycast.core.fleet import asking, heard
 from anycast.core.health import phase as healths
 from anycast.core.index import Index, indexed
 from anycast.core.maintenance import progress as maintenances
@@ -157,6 +159,7 @@ def next_wake(state: State, now: float) -> float:
     times += view.wakes(state, now)
     times += resort.wakes(state, now)
     times += limited.wakes(state)
+    times += asking.wakes(state, now)
     if state.stopping_since is not None:
         times.append(state.stopping_since + STOP_PATIENCE)
     return min(times)
@@ -187,12 +190,20 @@ def _apply(state: State, event: Event, now: float) -> Step:
             return _reconfigured(state, config, now)
         case ConditionSet(kind=kind, text=text, about=about):
             return standing.told(state, kind, about, text, now)
-        case FleetHeard(peers=peers, problem=problem):
-            return replace(state, fleet=heard.told(state.fleet, peers, problem)), []
+        case FleetHeard(peers=peers, problem=problem, register=register):
+            return replace(state, fleet=heard.told(state.fleet, peers, problem, register)), []
         case MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain, by=by):
             if entry is None:
-                return maintenances.end(state, scope, by=by)
-            return maintenances.put(state, scope, entry, skip_drain=skip_drain, now=now)
+                state, said = asking.given_up(state, scope, number=None, by=by)
+                state, effects = maintenances.end(state, scope, by=by)
+                return state, [*said, *effects]
+            state, said = asking.skipped(state, scope, entry)
+            state, effects = maintenances.put(state, scope, entry, skip_drain=skip_drain, now=now)
+            return state, [*said, *effects]
+        case LeaveAsked():
+            return asking.ask(state, event, now)
+        case LeaveDropped(scope=scope, number=number, by=by):
+            return asking.given_up(state, scope, number=number, by=by)
         case StopRequested(displaced=True):
             # Another agent has taken over: the routes this one would withdraw are now the other's.
             return replace(state, exited=True), [Exit(clean=False)]
@@ -330,6 +341,8 @@ def _settle(before: State, state: State, now: float, *, greet: bool = False) -> 
     state, more = _placed(before, state)
     effects += more
     state, more = maintenances.expire(state, now)
+    effects += more
+    state, more = asking.concluded(before, state, now)
     effects += more
     state, more = loop.retired(before, state, now)
     effects += more

@@ -6,6 +6,9 @@
     ["peers", [[name, source, heard, told, problem, problem_since, answers], ...]]
                                                  and with it all that came of these nodes since their last one
     ["view", problem]                            of the view as a whole
+    ["turns", mine, [holder], [holder], heard, problem]
+                                                 the turns in etcd, and who waits there, as `core.fleet.values.Register`;
+                                                 a holder is [node, number, by, reason, ago, ends_in]
 
 A frame may be a list of such, which are taken in their order and are one event.
 
@@ -25,7 +28,7 @@ from typing import Any
 from anycast.core.events import FleetHeard
 from anycast.core.fleet import codec
 from anycast.core.fleet.codec import BrokenError, Row
-from anycast.core.fleet.values import Document, Load, Peer, Source, VipStanding, VipTold
+from anycast.core.fleet.values import Document, Holder, Load, Peer, Register, Source, VipStanding, VipTold
 from anycast.core.values.fleet import Fleet
 from anycast.core.values.persistent import PersistentMap
 
@@ -128,6 +131,21 @@ def _without_figures(document: Document) -> Document:
     return replace(document, load=None, rest=None, soft=None if document.soft is None else 0.0)
 
 
+def turns(found: Register) -> Sequence[Any]:
+    rows = [
+        [[one.node, one.number, one.by, one.reason, one.ago, one.ends_in] for one in some]
+        for some in (found.holders, found.queue)
+    ]
+    return "turns", found.mine, *rows, found.heard, found.problem[:_MOST_TEXT]
+
+
+def _holder(found: Any) -> Holder:
+    match found:
+        case [str(node), int(number), str(by), str(reason), int() | float() as ago, ends_in]:
+            return Holder(node=node, number=number, by=by, reason=reason, ago=ago, ends_in=_instant(ends_in))
+    raise ValueError(found)
+
+
 class Receiver:
     """Puts the frames together to events. Raises BrokenError at whatever it is not told as it should be."""
 
@@ -168,6 +186,16 @@ class Receiver:
                 return FleetHeard(peers=dict(map(self._row, told)))
             case ["view", str(problem)]:
                 return FleetHeard(problem=problem[:_MOST_TEXT])
+            case ["turns", int() | None as mine, list() as holders, list() as queue, heard, str(problem)]:
+                return FleetHeard(
+                    register=Register(
+                        mine=mine,
+                        holders=tuple(map(_holder, holders)),
+                        queue=tuple(map(_holder, queue)),
+                        heard=_instant(heard),
+                        problem=problem[:_MOST_TEXT],
+                    )
+                )
         raise ValueError(frame)
 
     def _row(self, told: Any) -> tuple[str, Peer]:

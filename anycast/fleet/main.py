@@ -11,11 +11,13 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from anycast.core.fleet.values import Register
 from anycast.core.values.fleet import FleetView
 from anycast.daemon_threads import DaemonThreads
-from anycast.fleet.frames import LENGTH, Task, Told, differing, is_urgent, packed, summed
+from anycast.fleet.frames import LENGTH, Task, Told, differing, is_urgent, packed, summed, turns
 from anycast.fleet.peers import Peers
 from anycast.fleet.register import keep_registered
+from anycast.fleet.strict import keep_turn
 from anycast.lesser import become_lesser, set_up_logging
 
 NAME = "anycast-fleet"  # as the kernel knows it
@@ -47,17 +49,19 @@ async def serve(line: socket.socket) -> None:
         teller = Teller(writer)
         asking = asyncio.create_task(_asking(task, teller))
         telling = asyncio.create_task(teller.run())
+        turning = asyncio.create_task(keep_turn(task, teller.turn))
         ending = asyncio.create_task(reader.read(1))
         try:
-            await asyncio.wait({asking, telling, ending}, return_when=asyncio.FIRST_COMPLETED)
-            for one in (asking, telling):
+            await asyncio.wait({asking, telling, turning, ending}, return_when=asyncio.FIRST_COMPLETED)
+            for one in (asking, telling, turning):
                 if one.done():
                     one.result()
         finally:
             asking.cancel()
             telling.cancel()
+            turning.cancel()
             ending.cancel()
-            await asyncio.gather(asking, telling, ending, return_exceptions=True)
+            await asyncio.gather(asking, telling, turning, ending, return_exceptions=True)
     except (asyncio.IncompleteReadError, ConnectionError):
         pass  # the agent has ended
     finally:
@@ -81,7 +85,12 @@ class Teller:
         self._news: dict[str, None] = {}  # names, in order
         self._life: dict[str, float] = {}
         self._problem: str | None = ""  # that is still to be told
+        self._turns: Register | None = None
         self._changed = asyncio.Event()
+
+    def turn(self, found: Register) -> None:
+        self._turns = found
+        self._changed.set()
 
     def hear(self, told: Told) -> None:
         """Figures alone wait for the beat: they change all the time."""
@@ -123,6 +132,9 @@ class Teller:
         if self._problem is not None:
             yield "view", self._problem
             self._problem = None
+        if self._turns is not None:
+            yield turns(self._turns)
+            self._turns = None
         some = [self._known[name] for name in self._news]
         self._news.clear()
         for new in some:

@@ -11,7 +11,7 @@ from typing import Any
 
 import anycast
 from anycast.core.dataplane import ipvs
-from anycast.core.fleet import codec
+from anycast.core.fleet import asking, codec
 from anycast.core.fleet.believe import believe
 from anycast.core.fleet.values import Document, VipStanding, VipTold
 from anycast.core.fleet.velocity import SOFT
@@ -53,6 +53,7 @@ def document(source: Source, now: float) -> Document:
         fleet=force.nodes,
         ready=_READY.of(state, now),
         maintenance=str(furthest(state, NODE_SCOPES).stage),
+        turn=asking.turn(state, now),
         soft=_soft(state, now),
         load=carried.node,
         rest=carried.rest,

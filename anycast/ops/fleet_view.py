@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any, Protocol
 
 from anycast.core.fleet.believe import Believed, believe
-from anycast.core.fleet.values import Peer
+from anycast.core.fleet.values import Holder, Peer, Register
 from anycast.core.state import State
 
 
@@ -27,6 +27,27 @@ def fleet_status(state: State, clock: Clock) -> dict[str, Any] | None:
         "view": str(fleet.view),
         "problem": state.fleet.problem,
         "nodes": [node(one, state.fleet.peers.get(one.name), clock) for one in found.values()],
+        "turns": None if state.fleet.register is None else turns(state.fleet.register, clock),
+    }
+
+
+def turns(found: Register, clock: Clock) -> dict[str, Any]:
+    """Who has a turn in etcd, and who waits there."""
+    return {
+        "problem": found.problem,
+        "age_s": None if found.heard is None else round(max(0.0, clock.now - found.heard), 3),
+        "holders": [holder(one) for one in found.holders],
+        "queue": [holder(one) for one in found.queue],
+    }
+
+
+def holder(one: Holder) -> dict[str, Any]:
+    return {
+        "node": one.node,
+        "by": one.by,
+        "reason": one.reason,
+        "ago_s": round(one.ago, 1),
+        "ends_in_s": one.ends_in,
     }
 
 

@@ -326,8 +326,14 @@ CONTROL: tuple[Operation, ...] = (
         body_required=True,
         answers={
             200: Answer(about="What happens now.", content={JSON: {"type": "object"}}),
+            202: Answer(
+                about="The other nodes are being asked; send it again with `turn` and `asked_for_s`.",
+                content={JSON: {"type": "object"}},
+            ),
             404: _error("There is no such thing."),
-            409: _error("A service cannot do without it, or the others have no room for what it carries."),
+            409: _error(
+                "A service cannot do without it, the others have no room for what it carries, or the other nodes do not let it go."
+            ),
             **_BODY_TIME,
             **_LATE,
         },
@@ -484,7 +490,8 @@ def _components() -> dict[str, Any]:
             "reason": {"type": "string", "maxLength": 200, "description": "One printable line."},
             "force": {
                 "type": "boolean",
-                "description": "Even if a service then falls below its quorum, or others have too little room.",
+                "description": "Even if a service then falls below its quorum, or others have too little room; and without "
+                "asking the other nodes.",
             },
             "until": {
                 "type": "number",
@@ -505,6 +512,21 @@ def _components() -> dict[str, Any]:
             "temporary": {
                 "type": "boolean",
                 "description": "Only until the agent ends, and not kept on disk; for the whole node only. With `on`.",
+            },
+            "wait_turn": {
+                "type": "boolean",
+                "description": "Queue if the other nodes do not let it go now. With `on`.",
+            },
+            "turn": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": 2**53,
+                "description": "The number of the turn, as the answer 202 gave it. Without `on`: it is given up.",
+            },
+            "asked_for_s": {
+                "type": "number",
+                "minimum": 0,
+                "description": "For how long it has been asked for, in seconds. With `turn`.",
             },
         },
         "required": ["scope", "on"],

@@ -177,8 +177,8 @@ class Fleet(Assembler):
             if written.view is FleetView.ETCD:
                 self._say_missing(path, "it is missing", "write endpoints in it")
             return None
-        if written.view is not FleetView.ETCD:
-            self.warned.append((path, "etcd is not asked", "write view: etcd, or remove it"))
+        if written.view is FleetView.NONE:
+            self.warned.append((path, "etcd is not asked", "write view: peers or etcd, or remove it"))
         if not etcd.endpoints:
             self._say_missing((*path, "endpoints"), "there is no endpoint", "write the members of etcd")
         if len(etcd.endpoints) > MOST_ENDPOINTS:

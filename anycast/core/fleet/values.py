@@ -77,11 +77,15 @@ class Claim(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A node that wants to leave, or has left. `ago`: seconds since it asked. `number`: drawn at random, for ties."""
+    """A node that wants to leave, or has left. `ago`: seconds since it asked. `number`: who has less goes first.
+
+    `scope`: the VIP that it wants to take out; empty: the whole node.
+    """
 
     claim: Claim
     ago: float
     number: int
+    scope: str = ""
     by: str = ""
     reason: str = ""
     forced: bool = False
@@ -151,8 +155,41 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who has a turn in etcd, or waits there. `ends_in`: seconds until its key goes unless it is kept; None: not known.
+
+    `ago` is by the clock of the one who wrote it: for people alone.
+    """
+
+    node: str
+    number: int = 0
+    by: str = ""
+    reason: str = ""
+    ago: float = 0.0
+    ends_in: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Register:
+    """The turns as etcd has them. `mine`: the number for which this node has one. `queue`: in order.
+
+    `heard`: the instant of the last reading (monotonic). `problem`: why there is none since; empty: all is well.
+    """
+
+    mine: int | None = None
+    holders: tuple[Holder, ...] = ()
+    queue: tuple[Holder, ...] = ()
+    heard: float | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """All other nodes of the fleet, by name. `problem`: of the view as a whole (its process, etcd)."""
+    """All other nodes of the fleet, by name. `problem`: of the view as a whole (its process, etcd).
+
+    `register`: None: the turns are not in etcd.
+    """
 
     peers: Mapping[str, Peer] = field(default_factory=dict)
     problem: str = ""
+    register: Register | None = None

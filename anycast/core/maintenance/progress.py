@@ -152,10 +152,10 @@ def _said(state: State, scope: str, *, skip_drain: bool, now: float) -> Progress
     return replace(moved, overdue=False)
 
 
-def end(state: State, scope: str, *, by: str = "") -> tuple[State, list[Effect]]:
+def end(state: State, scope: str, *, by: str = "", why: str = "off") -> tuple[State, list[Effect]]:
     """End a maintenance: by command of `by`, or because the file is gone."""
     scopes = [each for each in ((NODE, STOP) if scope == NODE else (scope,)) if each in state.maintenance]
-    after, effects = _without(state, scopes, why="the file was removed" if scope == FILE else "off", by=by)
+    after, effects = _without(state, scopes, why="the file was removed" if scope == FILE else why, by=by)
     # A repeated command is saved again: saving may have failed the first time.
     return after, [*([save(after.maintenance)] if is_saved(scope) else []), *effects]
 

@@ -98,7 +98,10 @@ class Fleet:
         FleetView.PEERS,
     )
     interval: of.AskInterval = setting("How often each node is asked, one after another. 500ms to 1m.", 2.0)
-    etcd: Etcd | None = setting("With `view: etcd`: where it is.", None)
+    etcd: Etcd | None = setting(
+        "Where it is. Who may leave for a maintenance is decided there, strictly; with `view: etcd` the nodes register there, too.",
+        None,
+    )
     max_out: of.Nodes = setting("Nodes that may be out for maintenance at once.", 1)
     min_announcing: of.OtherNodes = setting(
         "Other nodes that must announce a VIP before this one may leave it.", 1
@@ -118,6 +121,11 @@ class Fleet:
     token: Secret | None = None
     tls: Certificates | None = None
     capacity: Capacity = Capacity()
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether etcd decides who may leave for a maintenance."""
+        return self.asks and self.etcd is not None
 
     @property
     def asks(self) -> bool:

@@ -37,6 +37,7 @@ class Condition(StrEnum):
     PLUGIN_JOURNAL = "plugin_journal"
     CLOCK_SET = "clock_set"
     CLOCK_BEHIND = "clock_behind"  # it shows a time before a maintenance began
+    TOO_MANY_OUT = "too_many_out"  # more nodes are out than fleet.max_out
     MAINTENANCE_ORPHANED = "maintenance_orphaned"
     MAINTENANCE_FILE_UNREADABLE = "maintenance_file_unreadable"
     SERVERS_NOT_REPLACED = "servers_not_replaced"  # the new ones fail, and the old ones go on

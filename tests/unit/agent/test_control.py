@@ -165,7 +165,10 @@ def test_maintenance_of_a_vip_that_was_configured_once_can_be_ended() -> None:
         ('{"scope": null, "on": true}', "field 'scope': expected text"),
         (
             '{"scope": "web", "on": true, "for": "2h"}',
-            "unknown field 'for' (known: scope, on, reason, force, until, for_s, on_expiry, now, temporary)",
+            (
+                "unknown field 'for' (known: scope, on, reason, force, until, for_s, on_expiry, now, temporary, "
+                "wait_turn, turn, asked_for_s)"
+            ),
         ),
         (
             '{"scope": "web", "on": true, "reason": "a\\nb"}',
@@ -206,6 +209,20 @@ def test_maintenance_of_a_vip_that_was_configured_once_can_be_ended() -> None:
         (
             '{"scope": "", "on": true, "temporary": true, "for_s": 9}',
             "field 'temporary': it ends with the agent, and at no other time",
+        ),
+        ('{"scope": "", "on": true, "turn": true}', "field 'turn': expected a whole number"),
+        ('{"scope": "", "on": true, "turn": 1.5}', "field 'turn': expected a whole number"),
+        (
+            '{"scope": "", "on": true, "turn": 0}',
+            "field 'turn': expected the number that the answer 202 gave",
+        ),
+        (
+            '{"scope": "", "on": false, "wait_turn": true}',
+            "field 'wait_turn': it goes with \"on\": true only",
+        ),
+        (
+            '{"scope": "web/rs1", "on": true, "asked_for_s": 9}',
+            "field 'asked_for_s': it is for the node or a VIP, not for a real server",
         ),
     ],
 )

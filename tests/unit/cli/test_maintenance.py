@@ -17,12 +17,14 @@ from typing import Any
 
 import pytest
 
-from anycast.agent.answers import MaintenanceAnswer
+from anycast.agent.answers import MaintenanceAnswer, TurnAnswer, TurnWish
 from anycast.cli.maintenance import Progress
 from anycast.core import events as ev
+from anycast.core.fleet.values import Claim, Document, Peer, Turn
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
 from anycast.core.values.configuration import Timing
+from anycast.core.values.fleet import Fleet, PeerAt
 from tests.unit.cli.test_node import Done, against, cli, serving
 from tests.unit.ops.node import CONFIG, Node, Operator, healthy
 
@@ -248,6 +250,7 @@ NEGATIVE = "'-2h' is not a time" if sys.version_info >= (3, 14) else "expected o
         (("--on-expiry", "hold"), "--on-expiry needs --for or --until"),
         (("--for", "2h", "--on-expiry", "reboot"), "there is no 'reboot'"),
         (("--timeout", "5s"), "--timeout needs --wait"),
+        (("--wait-turn", "--force"), "--wait-turn asks the other nodes, and --force does not"),
     ],
 )
 def test_what_makes_no_sense_is_wrong_usage_and_nothing_is_asked(
@@ -283,3 +286,132 @@ def test_elsewhere_each_stage_is_one_line() -> None:
         progress.tell(stage, f"node: {stage}, {left}s left")
     progress.end("node: down")
     assert out.getvalue() == "node: draining, 2s left\nnode: quiet, 9s left\nnode: down\n"
+
+
+FLEET = Fleet(peers=(PeerAt(name="lb2"),))
+OUT = Turn(claim=Claim.HELD, ago=60.0, number=1, by="ada", reason="new disks")
+
+
+def hear(node: Node, *, out: bool) -> None:
+    """What lb2 says."""
+    document = Document(
+        node="lb2",
+        version="1",
+        ready=True,
+        maintenance="down" if out else "active",
+        turn=OUT if out else None,
+        hears=("lb1",),
+    )
+    peer = Peer(name="lb2", document=document, heard=time.monotonic(), told=time.monotonic())
+    node.send(ev.FleetHeard(peers={"lb2": peer}))
+
+
+class InFleet(Operator):
+    """lb2 is out at first, and for so many questions of the operator."""
+
+    def __init__(self, *, out_for: int) -> None:
+        super().__init__(healthy(replace(QUICK, fleet=FLEET), now=time.monotonic()))
+        self.left = out_for
+        self.asked: list[TurnWish] = []
+        self.queued = asyncio.Event()
+
+    async def leave(self, scope: str, wish: TurnWish, **said: Any) -> MaintenanceAnswer | TurnAnswer:
+        self.asked.append(wish)
+        hear(self.node, out=self.left > 0)
+        self.left -= 1
+        answer = await super().leave(scope, wish, **said)
+        self.queued.set()
+        return answer
+
+
+def in_fleet(path: Path, operator: Operator, *words: str) -> Done:
+    async def run() -> Done:
+        async with living(operator, path):
+            return await cli(*words, "--socket", str(path))
+
+    return asyncio.run(run())
+
+
+def test_another_that_is_out_is_why_it_does_not_leave(path: Path) -> None:
+    operator = InFleet(out_for=99)
+    done = in_fleet(path, operator, "maintenance", "on")
+    assert done.code == 1
+    assert done.err == (
+        "anycast: this node may not leave now: lb2 is out for a maintenance (down) (ada, 60 s ago, “new disks”)\n"
+        "anycast: --wait-turn queues; --force leaves without asking the other nodes\n"
+    )
+    assert not operator.state.maintenance
+
+
+def test_it_says_that_it_asks_and_leaves_when_all_have_been_heard(path: Path) -> None:
+    operator = InFleet(out_for=0)
+    done = in_fleet(path, operator, "maintenance", "on")
+    assert (done.code, NODE in operator.state.maintenance) == (0, True)
+    assert done.err == "node: asking the other nodes: to hear from lb2\nnode: it has the turn\n"
+    assert done.out.startswith("node: maintenance on\n")
+    numbers = {wish.number for wish in operator.asked[1:]}
+    assert numbers == {operator.state.seat.wish.number}, "the place is kept by its number"
+
+
+def test_in_the_queue_it_says_behind_whom_and_waits_until_it_is_down(path: Path) -> None:
+    operator = InFleet(out_for=2)
+    done = in_fleet(path, operator, "maintenance", "on", "--wait", "--wait-turn")
+    assert done.code == 0
+    queued, *_, down = done.err.splitlines()
+    assert queued == (
+        "node: in the queue for 0s, place 1, behind lb2: lb2 is out for a maintenance (down) (ada, 60 s ago, “new disks”)"
+    )
+    assert down.endswith("it may be rebooted")
+
+
+def test_it_gives_its_place_up_after_the_timeout(path: Path) -> None:
+    operator = InFleet(out_for=99)
+    done = in_fleet(path, operator, "maintenance", "on", "--wait-turn", "--timeout", "1s")
+    assert (done.code, done.err.splitlines()[-1]) == (1, "node: no turn after 1 s")
+    assert not operator.state.seat.is_asking
+    assert not operator.state.maintenance
+
+
+def test_interrupted_it_gives_its_place_up(path: Path) -> None:
+    async def run() -> tuple[int | None, str]:
+        operator = InFleet(out_for=99)
+        async with living(operator, path):
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "anycast", "maintenance", "on", "--wait-turn", "--socket", str(path)),
+                stderr=asyncio.subprocess.PIPE,
+            )
+            assert process.stderr is not None
+            assert b"in the queue" in await process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            said = (await process.stderr.read()).decode()
+            code = await process.wait()
+            assert not operator.state.seat.is_asking
+            return code, said
+
+    assert asyncio.run(run()) == (130, "interrupted: node no longer asks\n")
+
+
+def test_the_place_outlives_an_agent(path: Path) -> None:
+    """The next one is told the number, and for how long it has been asked for."""
+
+    async def run() -> tuple[Done, InFleet, InFleet]:
+        one, other = InFleet(out_for=99), InFleet(out_for=1)
+        async with living(one, path):
+            waiting = asyncio.create_task(cli("maintenance", "on", "--wait-turn", "--socket", str(path)))
+            await one.queued.wait()
+        async with living(other, path):
+            return await waiting, one, other
+
+    done, one, other = asyncio.run(run())
+    assert done.code == 0
+    assert other.asked[0].number == one.state.seat.wish.number
+    assert other.asked[0].ago > 0
+
+
+def test_an_emergency_is_not_asked_whatever_is_known_of_the_others(path: Path) -> None:
+    operator = InFleet(out_for=99)
+    done = in_fleet(path, operator, "maintenance", "on", "--now", "--force")
+    assert (done.code, NODE in operator.state.maintenance, operator.asked) == (0, True, [])
+    stop = InFleet(out_for=99)
+    assert in_fleet(path, stop, "drain").code == 0
+    assert (STOP in stop.state.maintenance, stop.asked) == (True, [])

@@ -205,7 +205,7 @@ def test_what_does_not_go_together_is_told_with_what_to_do(text: str, told: str)
         (f"{NODES}{BGP}fleet: {{token_file: /t}}\n", "fleet: the token goes over the network as it is"),
         (f"{NODES}{BGP}fleet: peers\n", "fleet: anybody can ask this node, and nothing proves who answers"),
         (
-            f"{NODES}{BGP}fleet: {{token_file: /t, {TLS}, etcd: 'http://10.0.0.1:2379'}}\n",
+            f"{NODES}{BGP}fleet: {{view: none, token_file: /t, {TLS}, etcd: 'http://10.0.0.1:2379'}}\n",
             "fleet.etcd: etcd is not asked",
         ),
         (
@@ -217,6 +217,14 @@ def test_what_does_not_go_together_is_told_with_what_to_do(text: str, told: str)
 def test_what_is_rarely_meant_is_warned_of(text: str, told: str) -> None:
     (found,) = warnings(text)
     assert told in found
+
+
+def test_etcd_decides_who_may_leave_whoever_tells_of_the_others() -> None:
+    for view in ("peers", "etcd"):
+        text = f"{NODES}{BGP}fleet: {{view: {view}, token_file: /t, {TLS}, etcd: 'http://10.0.0.1:2379'}}\n"
+        assert warnings(text) == []
+        assert fleet(text).is_strict
+    assert not fleet(NODES + BGP + QUIET).is_strict
 
 
 def test_what_is_right_is_warned_of_nothing() -> None:

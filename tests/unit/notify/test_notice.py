@@ -21,7 +21,19 @@ SCHEMA = json.loads(
     Path(anycast.__file__).parent.joinpath("notify", "payload.schema.json").read_text("utf-8")
 )
 # For the log alone: nobody is there to tell, or the ops process has written it.
-LOST = {"log.lost", "agent.failed", "ops.listening", "ops.unavailable", "ops.unexpected"}
+LOST = {
+    "agent.failed",
+    "fleet.etcd_failed",
+    "fleet.lease_lost",
+    "fleet.no_token",
+    "fleet.peer_failed",
+    "fleet.unavailable",
+    "fleet.unexpected",
+    "log.lost",
+    "ops.listening",
+    "ops.unavailable",
+    "ops.unexpected",
+}
 
 
 def verdict(number: int, vip: str = "web", to: str = "no", before: str = "yes") -> Notice:

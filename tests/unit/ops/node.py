@@ -19,6 +19,8 @@ from anycast.agent.answers import (
     PlanWish,
     ReloadAnswer,
     ReloadWish,
+    TurnAnswer,
+    TurnWish,
 )
 from anycast.agent.run_log import RunLog
 from anycast.core import events as ev
@@ -266,6 +268,32 @@ class Operator:
         self.node.now = time.monotonic()
         self.node.send(ev.MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain))
         return MaintenanceAnswer(saved=not self.save_error and is_saved(scope), error=self.save_error)
+
+    async def leave(
+        self, scope: str, wish: TurnWish, *, reason: str, by: str, **said: Any
+    ) -> MaintenanceAnswer | TurnAnswer:
+        self.node.now = time.monotonic()
+        self.node.send(
+            ev.LeaveAsked(
+                scope=scope,
+                entry=Maintenance(reason=reason, by=by, since=time.time(), end=said["end"]),
+                skip_drain=said["skip_drain"],
+                waits=wish.waits,
+                number=wish.number,
+                ago=wish.ago,
+                random=0.5,
+            )
+        )
+        if scope in self.state.maintenance:
+            return MaintenanceAnswer(saved=True)
+        seat = self.state.seat
+        return TurnAnswer(
+            seat=seat, refused=() if seat.is_asking or seat.decision is None else seat.decision.reasons
+        )
+
+    async def stay(self, scope: str, number: int, *, by: str, deadline: float = math.inf) -> None:
+        del deadline
+        self.node.send(ev.LeaveDropped(scope=scope, number=number, by=by))
 
     async def reload(self, wish: ReloadWish = PLAIN, *, deadline: float = math.inf) -> ReloadAnswer:
         self.deadlines.append(deadline)

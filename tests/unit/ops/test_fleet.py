@@ -9,7 +9,7 @@ import pytest
 
 from anycast.core import events as ev
 from anycast.core.fleet import codec
-from anycast.core.fleet.values import Peer, VipStanding
+from anycast.core.fleet.values import Claim, Holder, Peer, Register, VipStanding
 from anycast.core.maintenance.stages import NODE, Maintenance
 from anycast.core.values.fleet import Fleet, PeerAt
 from anycast.core.vip.decide import Advertise
@@ -118,3 +118,35 @@ def test_the_status_says_what_is_believed_how_old_it_is_and_what_was_said() -> N
     )
     one.send(ev.Reconfigured(config=replace(one.state.config, fleet=None)))
     assert fleet_status(one.state, clock) is None
+
+
+def test_a_turn_is_told_and_time_alone_changes_no_tag() -> None:
+    one = node()
+    entry = Maintenance(reason="new disks", by="ada", since=0.0)
+    one.send(ev.LeaveAsked(scope=NODE, entry=entry, waits=True, random=0.5))
+    told = Told(one)
+    first = told.answer(one.now)
+    turn = codec.read(first.body(()), {}).document.turn
+    assert turn is not None
+    assert (turn.claim, turn.by, turn.reason, turn.scope) == (Claim.ASKED, "ada", "new disks", "")
+    assert turn.number == one.state.seat.wish.number
+    assert told.answer(one.now + 7.3).tag == first.tag
+
+
+def test_who_has_a_turn_in_etcd_is_in_the_status_with_its_end() -> None:
+    one = node()
+    clock = Clock(now=one.now, wall=1.8e9)
+    found = fleet_status(one.state, clock)
+    assert found is not None
+    assert found["turns"] is None
+    holder = Holder(node="lb2", number=1, by="ada", reason="new disks", ago=60.0, ends_in=12.0)
+    register = Register(holders=(holder,), heard=one.now - 1.5, problem="no answer")
+    one.send(ev.FleetHeard(register=register))
+    found = fleet_status(one.state, clock)
+    assert found is not None
+    assert found["turns"] == {
+        "problem": "no answer",
+        "age_s": 1.5,
+        "holders": [{"node": "lb2", "by": "ada", "reason": "new disks", "ago_s": 60.0, "ends_in_s": 12.0}],
+        "queue": [],
+    }

@@ -1,0 +1,62 @@
+"""What the turn of this node is decided by, as far as it is no part of the core's state."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+from anycast.core.fleet import codec
+from anycast.core.fleet.asking import asks
+from anycast.core.fleet.codec import BrokenError, Heard
+from anycast.core.fleet.headroom import refusal
+from anycast.core.fleet.turn import LAST, Stage, Wish, decide, hindrances
+from anycast.core.fleet.values import Document, View, VipTold
+from anycast.core.state import State
+from anycast.core.values.fleet import Fleet
+from anycast.fleet.own import own
+from anycast.ops.fleet import standing
+
+
+async def hindered(state: State, scope: str, number: int | None, now: float) -> tuple[str, ...]:
+    """What of the VIPs is in the way of a turn. `number`: None: it is asked for now, and comes after all who ask."""
+    fleet = asks(state, scope)
+    if fleet is None:
+        return ()
+    wish = Wish(node=state.config.node.name, scope=scope, number=LAST if number is None else number)
+    if state.seat.stage is Stage.QUEUED and decide(state.fleet, wish, fleet, now=now).reasons:
+        return ()  # it waits for another node, and looks at VIPs when that is back
+    own = await of_itself(state)
+    # A thread: of a thousand VIPs on many nodes it takes a while.
+    return await asyncio.to_thread(_all, own, state.fleet, wish, fleet, now)
+
+
+def _all(own: Document, view: View, wish: Wish, fleet: Fleet, now: float) -> tuple[str, ...]:
+    full = refusal(own, view, fleet, wish.scope, now)
+    return (*hindrances(own, view, wish, fleet, now=now), *full)
+
+
+async def of_itself(state: State) -> Document:
+    """What this node says of itself. Without its ops process: as far as its state tells, with no fingerprints of tables."""
+    try:
+        heard = await own(Path(state.config.node.runtime_dir))
+    except (OSError, TimeoutError, BrokenError):
+        return _as_known(state)
+    return await asyncio.to_thread(_whole, heard)
+
+
+def _whole(heard: Heard) -> Document:
+    vips = {
+        name: codec.told(row, heard.at, heard.loads.get(name))
+        for rows in heard.pieces.values()
+        for name, row in rows.items()
+    }
+    return replace(heard.document, vips=vips)
+
+
+def _as_known(state: State) -> Document:
+    vips = {
+        name: VipTold(standing=standing(known.verdict), reason=str(known.verdict.reason))
+        for name, known in state.vips.items()
+    }
+    return Document(node=state.config.node.name, version="", vips=vips)

@@ -1,0 +1,101 @@
+"""What of its VIPs keeps a node from leaving, as the agent finds it out."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from anycast.agent import turns
+from anycast.core import events as ev
+from anycast.core.fleet import codec
+from anycast.core.fleet.turn import Seat, Stage, Wish
+from anycast.core.fleet.values import Claim, Document, Peer, Turn, VipStanding, VipTold
+from anycast.core.health.phase import Outcome
+from anycast.core.state import State
+from anycast.core.values.configuration import Node as NodeName
+from anycast.core.values.fleet import Fleet, PeerAt
+from tests.fakes import Node, vip
+
+NAMES = ("lb1", "lb2")
+FLEET = Fleet(peers=(PeerAt(name="lb2"),))
+WEB = VipTold(standing=VipStanding.ANNOUNCED, reason="healthy", table="theirs")
+NOW = 2000.0
+
+
+def state(directory: Path, **other: object) -> State:
+    """Of a node that announces web, as lb2 does. Its ops process is asked in the directory."""
+    node = Node(vip("web"), fleet=FLEET)
+    node.checks(Outcome.OK)
+    node.acknowledge()
+    node.wait(30.0)
+    said = replace(
+        Document(node="lb2", version="1", ready=True, hears=NAMES, vips={"web": WEB}),
+        **other,  # type: ignore[arg-type]
+    )
+    node.send(ev.FleetHeard(peers={"lb2": Peer(name="lb2", document=said, heard=NOW, told=NOW)}))
+    config = replace(node.state.config, node=NodeName(name="lb1", runtime_dir=str(directory)))
+    return replace(node.state, config=config)
+
+
+def told(one: VipTold) -> bytes:
+    """As an ops process answers for lb1."""
+    rows = {"web": codec.row(one, 0.0)}
+    document = Document(node="lb1", version="1", ready=True)
+    return codec.answer(codec.head(document, born=1.0, at=2.0), [codec.piece(rows)], [], 2.0)
+
+
+async def asked(here: State, directory: Path, answer: bytes | None, scope: str = "") -> tuple[str, ...]:
+    """`answer`: None: nobody listens."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET /fleet HTTP/1.0\r\n")
+        writer.write(answer or b"")
+        writer.close()
+
+    if answer is None:
+        return await turns.hindered(here, scope, None, NOW)
+    async with await asyncio.start_unix_server(serve, directory / "ops.sock"):
+        return await turns.hindered(here, scope, None, NOW)
+
+
+def test_the_own_tables_are_those_that_the_ops_process_tells(tmp_path: Path) -> None:
+    ok = b"HTTP/1.0 200 OK\r\n\r\n"
+    for mine, reasons in (("theirs", ()), ("mine", ("lb2 has another table of web than lb1",))):
+        answer = ok + told(replace(WEB, table=mine))
+        assert asyncio.run(asked(state(tmp_path), tmp_path, answer)) == reasons
+
+
+@pytest.mark.parametrize(
+    "answer", [None, b"", b"HTTP/1.0 503 No\r\n\r\n{}", b"HTTP/1.0 200 OK\r\n\r\n{garbage"]
+)
+def test_without_its_ops_process_the_state_tells_what_it_announces(
+    tmp_path: Path, answer: bytes | None
+) -> None:
+    here = state(tmp_path, vips={})
+    (why,) = asyncio.run(asked(here, tmp_path, answer))
+    assert why == "fewer than 1 of the nodes that stay (fleet.min_announcing) announce web (0)"
+    assert asyncio.run(asked(here, tmp_path, answer, scope="mail")) == ()
+
+
+def test_one_that_waits_for_another_node_does_not_look_at_vips_meanwhile(tmp_path: Path) -> None:
+    """Which is work for every VIP of every node, each second."""
+    out = {"maintenance": "down", "turn": Turn(claim=Claim.HELD, ago=1.0, number=1), "vips": {}}
+    here = state(tmp_path, **out)
+    seat = Seat(stage=Stage.QUEUED, wish=Wish(node="lb1", number=5))
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        pytest.fail("it was asked")
+
+    async def run() -> tuple[str, ...]:
+        async with await asyncio.start_unix_server(serve, tmp_path / "ops.sock"):
+            return await turns.hindered(replace(here, seat=seat), "", 5, NOW)
+
+    assert asyncio.run(run()) == ()
+
+
+def test_of_a_real_server_nobody_is_asked(tmp_path: Path) -> None:
+    assert asyncio.run(turns.hindered(state(tmp_path, vips={}), "web/rs1", None, NOW)) == ()
