@@ -182,6 +182,7 @@ def _missing(needed: NeededPath) -> Problem | None:
 
     if needed.use in ("program", "hook"):
         return missing_program(needed)
+    from anycast.certificate import expiry
     from anycast.render.passwords import unusable
 
     try:
@@ -199,24 +200,10 @@ def _missing(needed: NeededPath) -> Problem | None:
             return problem(
                 f"everybody on this machine can read {needed.name}", "chmod 600: root reads it alone"
             )
-    end = _expiry(text) if needed.use == "certificate" else None
+    end = expiry(text) if needed.use == "certificate" else None
     if end is not None and end < time.time():
         return problem(f"the certificate in {needed.name} has expired", "renew it")
     return None
-
-
-def _expiry(text: str) -> float | None:
-    """When the first certificate of a PEM file runs out, in seconds since the epoch."""
-    import ssl
-
-    from anycast.probes.certificate import not_after
-
-    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
-    _, found, rest = text.partition(begin)
-    try:
-        return not_after(ssl.PEM_cert_to_DER_cert(f"{begin}{rest.partition(end)[0]}{end}")) if found else None
-    except ValueError:
-        return None
 
 
 def _problem(problem: Problem) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The verbs that talk to the agent: status, why, events, drain-server, reload, and those of `cli/maintenance.py`."""
+"""The verbs that talk to the agent: status, fleet, why, events, drain-server, reload, and those of `cli/maintenance.py`."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ def run(args: argparse.Namespace) -> int:
         match args.verb:
             case "status":
                 return status.run(path, args)
+            case "fleet":
+                from anycast.cli import fleet
+
+                return fleet.run(path, args)
             case "reload":
                 return _reload(path, args)
             case "drain-server" | "undrain-server":

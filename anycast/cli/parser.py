@@ -138,6 +138,13 @@ would be refused
 """
 
 
+_FLEET = """\
+It shows what this node knows of the others, with its age: of a node that is not heard any more its last word.
+
+exit statuses: 0 shown; 1 the configuration of this node has no `fleet:`; 3 the agent or its ops process does not answer
+"""
+
+
 _EXABGP_RELOAD = """\
 `systemctl reload anycast-exabgp` does all of this. Without systemd:
 
@@ -371,6 +378,15 @@ def parser() -> argparse.ArgumentParser:
     _status(
         verbs.add_parser(
             "status", help="show the node: every VIP with its reason, real servers, BGP sessions"
+        )
+    )
+
+    _fleet(
+        verbs.add_parser(
+            "fleet",
+            help="show all nodes of the fleet: what they carry, who is out, whether their tables are the same",
+            epilog=_FLEET,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
 
@@ -972,7 +988,7 @@ def _reload(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--allow-removal",
         action="store_true",
-        help="even if no VIP is left, more than node.max_removed is removed, or a file looks cut off",
+        help="even if no VIP is left, more than node.max_removed is removed, a guard of the fleet is lowered, or a file looks cut off",
     )
     verb.add_argument("--json", action="store_true", help="with --dry-run: for programs")
     how = verb.add_mutually_exclusive_group()
@@ -992,7 +1008,19 @@ def _reload(verb: argparse.ArgumentParser) -> None:
     _with_agent(verb)
 
 
-def _status(verb: argparse.ArgumentParser) -> None:
+def _fleet(verb: argparse.ArgumentParser) -> None:
+    _with_watch(verb)
+    _with_json(verb)
+    verb.add_argument(
+        "--all",
+        action="store_true",
+        help="every VIP; without it, of many, those that some node does not announce",
+    )
+    _with_colour(verb)
+    _with_agent(verb)
+
+
+def _with_watch(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--watch",
         nargs="?",
@@ -1001,6 +1029,10 @@ def _status(verb: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help=f"show it again and again, until Ctrl-C (default: every {_WATCH:g} s); with --json one on each line",
     )
+
+
+def _status(verb: argparse.ArgumentParser) -> None:
+    _with_watch(verb)
     shape = verb.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="for programs")
     shape.add_argument(

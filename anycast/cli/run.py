@@ -121,6 +121,7 @@ def _dispatch(args: argparse.Namespace) -> int:
             "maintenance"
             | "drain"
             | "status"
+            | "fleet"
             | "why"
             | "events"
             | "reload"

@@ -6,10 +6,11 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeAlias
 
 from anycast.cli import client, nagios, text
 from anycast.cli.exits import ExitCode
@@ -25,9 +26,18 @@ def run(path: Path, args: argparse.Namespace) -> int:
     """Raises client.UnreachableError, unless the status is watched or for Nagios: there that is an answer too."""
     if args.nagios:
         return _nagios(path)
+    wanted = _Wanted.of(args)
     if args.watch is not None:
-        return _watch(path, args.watch, _Wanted.of(args))
-    code, shown, error = _look(path, _Wanted.of(args))
+        return watch(partial(_look, path, wanted, compact=True), args.watch, as_json=wanted.as_json)
+    return once(partial(_look, path, wanted))
+
+
+Shown: TypeAlias = tuple[int, str, str]
+"""Exit code, what to show, and what is wrong."""
+
+
+def once(look: Callable[[], Shown]) -> int:
+    code, shown, error = look()
     print(shown, end="")
     print(error, end="", file=sys.stderr)
     return code
@@ -70,8 +80,7 @@ def _no_vip(wanted: Sequence[str], vips: Sequence[Mapping[str, Any]]) -> str:
     return f"there is no VIP {', '.join(wanted)}" + (f" (did you mean {near}?)" if near else "")
 
 
-def _look(path: Path, wanted: _Wanted, *, compact: bool = False) -> tuple[int, str, str]:
-    """Exit code, what to show, and what is wrong."""
+def _look(path: Path, wanted: _Wanted, *, compact: bool = False) -> Shown:
     answer = client.read(path, "/status")
     if not answer.ok:
         return ExitCode.NEGATIVE, "", f"anycast: {printable(answer.error)}\n"
@@ -87,22 +96,22 @@ def _look(path: Path, wanted: _Wanted, *, compact: bool = False) -> tuple[int, s
     return ExitCode.OK, text.status(body, colour=wants_colour(sys.stdout), shown=shown), ""
 
 
-def _watch(path: Path, seconds: float, wanted: _Wanted) -> int:
+def watch(look: Callable[[], Shown], seconds: float, *, as_json: bool) -> int:
     """Until it is interrupted, which is how it ends. An agent that does not answer is shown, and asked again."""
-    screen = sys.stdout.isatty() and not wanted.as_json
+    screen = sys.stdout.isatty() and not as_json
     try:
         if screen:
             sys.stdout.write(_NO_WRAP)
         while True:
             try:
-                _, shown, error = _look(path, wanted, compact=True)
+                _, shown, error = look()
             except client.UnreachableError as unreachable:
                 shown, error = "", f"anycast: {unreachable}\n"
             if screen:
                 _redraw(sys.stdout, f"{time.strftime('%H:%M:%SZ', time.gmtime())}\n{shown}{error}")
             else:
                 # Not a screen: one after the other, in JSON one on each line.
-                print(shown if wanted.as_json or not shown else f"{shown}\n", end="", flush=True)
+                print(shown if as_json or not shown else f"{shown}\n", end="", flush=True)
                 print(error, end="", file=sys.stderr, flush=True)
             time.sleep(seconds)
     except KeyboardInterrupt:

@@ -13,11 +13,12 @@ import os
 import socket
 import stat
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from anycast import __version__
+from anycast.core.fleet.guards import Guards, guards
 from anycast.core.removal import Census, census
 from anycast.core.values.described import Percent
 
@@ -106,6 +107,7 @@ def census_of_files(loaded: Loaded) -> Census:
         unended=frozenset(loaded.unended),
         nodes=frozenset(loaded.nodes),
         max_removed=loaded.config.node.max_removed,
+        guards=guards(loaded.config.fleet),
     )
 
 
@@ -128,6 +130,7 @@ def pieces(loaded: Loaded, contents: Contents) -> Iterable[bytes]:
         "unended": sorted(served.unended),
         "nodes": sorted(served.nodes),
         "max_removed": served.max_removed.value,
+        "guards": None if served.guards is None else asdict(served.guards),
         "vips": sorted(served.vips),
         "servers": sorted(served.servers),
         "files": [[name, len(data)] for name, data in contents],
@@ -155,6 +158,7 @@ def head(path: Path) -> Head | None:
                 unended=frozenset(map(str, body["unended"])),
                 nodes=frozenset(map(str, body.get("nodes", ()))),  # an older release says nothing of it
                 max_removed=Percent(int(body["max_removed"])),
+                guards=_guards(body.get("guards")),  # nor of these
             ),
             saved=path.stat().st_mtime,
         )
@@ -164,6 +168,14 @@ def head(path: Path) -> Head | None:
         raise DamagedError(f"{path}: {error.strerror or error}") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _guards(body: dict[str, Any] | None) -> Guards | None:
+    if body is None:
+        return None
+    known = {one.name for one in fields(Guards)}
+    found = {name: value for name, value in body.items() if name in known}
+    return Guards(**{**found, "capacity": tuple(map(str, found["capacity"]))})
 
 
 def contents(path: Path) -> list[tuple[str, bytes]]:

@@ -1,7 +1,7 @@
 """What a configuration would take away from the one before it, and what of that nobody may mean.
 
 A file that was cut off, emptied, or read while its directory was not mounted is often a valid configuration, of less.
-So what is missing in it is looked at before it comes into force. The rules are the functions below, in the order they are told.
+So what is missing in it is looked at before it comes into force, and what would guard the fleet less. The rules are the functions below, in the order they are told.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from anycast.core.fleet.guards import Guards, guards, lowered
 from anycast.core.values.configuration import Config, Pool, Vip
 from anycast.core.values.described import Percent
 
@@ -22,7 +23,8 @@ class Census:
     """What a configuration serves and how it was written: what two of them are compared by.
 
     `parts`: how many files of conf.d it was read from. `unended`: names of files whose last line has no end.
-    `nodes`: those of its fleet; empty: it is of one node. `max_removed`: the share that may go without a word.
+    `nodes`: those of its fleet; empty: it is of one node. `max_removed`: the share that may go without a word. `guards`: what
+    keeps those nodes from leaving together; None: nothing, or it is not known.
     """
 
     vips: frozenset[str] = frozenset()  # their addresses
@@ -31,6 +33,7 @@ class Census:
     unended: frozenset[str] = frozenset()
     nodes: frozenset[str] = frozenset()
     max_removed: Percent = Percent(50)
+    guards: Guards | None = None
 
 
 def removes_nothing(before: Config, after: Config) -> bool:
@@ -71,6 +74,7 @@ def census(
         unended=frozenset(unended),
         nodes=frozenset(nodes),
         max_removed=config.node.max_removed,
+        guards=guards(config.fleet),
     )
 
 
@@ -105,6 +109,7 @@ def _suspicions(before: Census, after: Census) -> Iterator[str]:
         yield (
             f"conf.d has no file any more (it had {before.parts}), and something would be removed: is it mounted?"
         )
+    yield from lowered(before.guards, after.guards)
     for name in sorted(after.unended - before.unended)[:NAMED]:
         yield f"the last line of {name} has no end any more: it may be cut off (end the line if it is not)"
 

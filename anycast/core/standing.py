@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from heapq import nsmallest
+from math import floor
 
 from anycast.core import limited, view
 from anycast.core.dataplane import ipvs
 from anycast.core.events import Effect, Log, NameOthers
+from anycast.core.fleet.alarms import alarms
 from anycast.core.maintenance.stages import NODE_SCOPES, is_server
 from anycast.core.reload import server_names
 from anycast.core.rendering import (
@@ -35,6 +37,7 @@ _LACKS = {
     2: "sends every router the same",
     3: "announces no IPv4 VIP with an IPv6 next hop",
 }
+_FLEET = (Condition.FLEET_UNSEEN, Condition.FLEET_NODE_SILENT, Condition.FLEET_TABLES_DIFFER)
 _FOUGHT = (Condition.ADDRESSES_CONTESTED, "")
 
 
@@ -84,6 +87,8 @@ def concluded(before: State, state: State, now: float) -> tuple[State, list[Effe
     if state.views.told is not before.views.told or (state.views.told and config):
         for neighbor in {*before.views.told, *state.views.told}:
             found[Condition.ADVERTISED_BUT_NOT_RECEIVED, neighbor] = view.alarm(state, neighbor)
+    if config or state.fleet is not before.fleet or (state.config.fleet and floor(now) > floor(before.seen)):
+        found |= _of_fleet(before, state, now)
     effects: list[Effect] = []
     if state.kernel.contests is not before.kernel.contests:
         text = found[_FOUGHT] = _of_contests(state)
@@ -273,6 +278,13 @@ def _of_silent_table(report: Report, hold: int) -> str:
         f"{report.daemon or 'BIRD'} does not answer: what it announces is not known, and routers drop it within {hold} s of its "
         "last keepalive (bgp.hold_time; with OSPF speaker.ospf.dead) (`systemctl restart bird`)"
     )
+
+
+def _of_fleet(before: State, state: State, now: float) -> dict[tuple[Condition, str], str]:
+    """At most once a second where nothing is heard. What is said of nodes that are not configured any more is over."""
+    found = alarms(state.fleet, state.config.fleet, now)
+    over = dict.fromkeys((one for one in before.standing if one[0] in _FLEET and one not in found), "")
+    return {**over, **found}
 
 
 def _orphans(state: State) -> str:

@@ -177,6 +177,33 @@ class LeaseSocket:
         return self.gid in self.groups and bool(self.mode & 0o020)
 
 
+class Answered(NamedTuple):
+    """Somebody of the fleet who was asked: another node, or a member of etcd. `why` empty: it answers."""
+
+    name: str
+    why: str = ""
+    version: str = ""  # of etcd
+
+
+class Runs(NamedTuple):
+    """A certificate. `left`: seconds; None: it does not say. `why` empty: it can be read."""
+
+    path: str
+    left: float | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetFacts:
+    """What it takes to hear the others. `token`: why it cannot be used; empty: it can, or there is none."""
+
+    token: str = ""
+    token_is_for_all: str = ""  # the file that every user may read
+    certificates: tuple[Runs, ...] = ()
+    nodes: tuple[Answered, ...] = ()
+    etcd: tuple[Answered, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """One reading of a node. The defaults are those of a node about which nothing is known."""
@@ -213,6 +240,7 @@ class Facts:
     beside: Beside = Beside()
     speakers_table: SpeakersTable = SpeakersTable()
     heard: Heard | None = None  # None: there is no connection sync, or it was not listened to
+    fleet: FleetFacts = FleetFacts()
     clock_steps: str | None = None  # file and line that let chrony set the clock at any time
     unread: tuple[Unread, ...] = ()
 

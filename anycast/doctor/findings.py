@@ -34,6 +34,7 @@ from anycast.doctor.finding import (
     unchecked,
 )
 from anycast.doctor.firewall import firewall
+from anycast.doctor.fleet import fleet
 from anycast.doctor.managers import foreign_routes, managers
 from anycast.doctor.others import clock, speakers
 from anycast.doctor.packets import (
@@ -105,6 +106,7 @@ def findings(facts: Facts, config: Config | None, *, connections: int | None = N
         tunnels(facts, config),
         _sync(facts, config),
         synced(facts, config),
+        fleet(facts.fleet, config),
         _foreign(facts, config),
         _unread(facts),
     )

@@ -32,6 +32,7 @@ from anycast.doctor.facts import (
     conf,
 )
 from anycast.doctor.filter.rules import Table
+from anycast.doctor.fleet_asked import asked
 from anycast.doctor.served_here import udp_ports
 from anycast.files_below import FilesBelow
 from anycast.kernel import sysctl
@@ -79,6 +80,8 @@ async def gather(config: Config | None, root: Path = Path("/")) -> Facts:
     (rules, hidden), heard = await asyncio.gather(
         asyncio.to_thread(ruleset.read, root, facts.modules), _heard(facts, config, unread)
     )
+    if config is not None and config.fleet is not None:
+        facts = replace(facts, fleet=await asked(config.fleet))
     return replace(facts, heard=heard, packet_filter=rules, unread=(*unread, *hidden))
 
 

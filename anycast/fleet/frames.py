@@ -5,6 +5,8 @@
     ["vips", name, {vip: row}, [gone]]           some of its VIPs
     ["peers", [[name, source, heard, told, problem, problem_since, answers], ...]]
                                                  and with it all that came of these nodes since their last one
+    ["differs", name, count, [vips], words, since]
+                                                 its tables from this node's; a count of 0: they are the same
     ["view", problem]                            of the view as a whole
     ["turns", mine, [holder], [holder], heard, problem]
                                                  the turns in etcd, and who waits there, as `core.fleet.values.Register`;
@@ -27,8 +29,19 @@ from typing import Any
 
 from anycast.core.events import FleetHeard
 from anycast.core.fleet import codec
+from anycast.core.fleet.agreement import NAMED
 from anycast.core.fleet.codec import BrokenError, Row
-from anycast.core.fleet.values import Document, Holder, Load, Peer, Register, Source, VipStanding, VipTold
+from anycast.core.fleet.values import (
+    Disagreement,
+    Document,
+    Holder,
+    Load,
+    Peer,
+    Register,
+    Source,
+    VipStanding,
+    VipTold,
+)
 from anycast.core.values.fleet import Fleet
 from anycast.core.values.persistent import PersistentMap
 
@@ -146,6 +159,13 @@ def _holder(found: Any) -> Holder:
     raise ValueError(found)
 
 
+def disagreement(name: str, found: Disagreement | None) -> Sequence[Any]:
+    """As a frame."""
+    if found is None:
+        return "differs", name, 0, [], "", 0.0
+    return "differs", name, found.count, list(found.vips), found.words, found.since
+
+
 class Receiver:
     """Puts the frames together to events. Raises BrokenError at whatever it is not told as it should be."""
 
@@ -184,6 +204,8 @@ class Receiver:
                 return None
             case ["peers", list() as told] if len(told) <= _NODES:
                 return FleetHeard(peers=dict(map(self._row, told)))
+            case ["differs", str(name), int(count), list() as vips, str(words), since]:
+                return self._differs(name, count, vips, words, _instant(since))
             case ["view", str(problem)]:
                 return FleetHeard(problem=problem[:_MOST_TEXT])
             case ["turns", int() | None as mine, list() as holders, list() as queue, heard, str(problem)]:
@@ -220,6 +242,21 @@ class Receiver:
             self._peers[name] = replace(self._peers[name], heard=_instant(at))
         return FleetHeard(peers={name: self._peers[name] for name in heard})
 
+    def _differs(
+        self, name: str, count: int, vips: Sequence[Any], words: str, since: float | None
+    ) -> FleetHeard | None:
+        known = self._peers.get(name)
+        if known is None:
+            return None
+        names = tuple(one for one in vips[:NAMED] if isinstance(one, str))
+        found = (
+            Disagreement(count=count, vips=names, since=since or 0.0, words=words[:_MOST_TEXT])
+            if count > 0 and names
+            else None
+        )
+        self._peers[name] = replace(known, disagreement=found)
+        return FleetHeard(peers={name: self._peers[name]})
+
     def _vips(self, name: str, rows: Mapping[str, Any], gone: Sequence[Any]) -> None:
         before = self._rows.get(name, PersistentMap())
         fresh = {}
@@ -252,6 +289,7 @@ class Receiver:
             problem=problem,
             problem_since=since,
             answers=answers,
+            disagreement=None if before is None else before.disagreement,
         )
         return peer
 

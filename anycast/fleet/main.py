@@ -11,10 +11,21 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from anycast.core.fleet.values import Register
+from anycast.core.fleet.values import Disagreement, Register
 from anycast.core.values.fleet import FleetView
 from anycast.daemon_threads import DaemonThreads
-from anycast.fleet.frames import LENGTH, Task, Told, differing, is_urgent, packed, summed, turns
+from anycast.fleet.agreeing import Agreeing
+from anycast.fleet.frames import (
+    LENGTH,
+    Task,
+    Told,
+    differing,
+    disagreement,
+    is_urgent,
+    packed,
+    summed,
+    turns,
+)
 from anycast.fleet.peers import Peers
 from anycast.fleet.register import keep_registered
 from anycast.fleet.strict import keep_turn
@@ -47,32 +58,37 @@ async def serve(line: socket.socket) -> None:
         (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
         task: Task = pickle.loads(await reader.readexactly(size))  # noqa: S301 - from the agent
         teller = Teller(writer)
-        asking = asyncio.create_task(_asking(task, teller))
+        peers = Peers(task.fleet, teller.hear, teller.alive)
+        agreeing = Agreeing(task.runtime_dir, peers.fetch, teller.differs)
+        teller.listeners.append(agreeing)
+        asking = asyncio.create_task(_asking(task, teller, peers))
+        comparing = asyncio.create_task(agreeing.run())
         telling = asyncio.create_task(teller.run())
         turning = asyncio.create_task(keep_turn(task, teller.turn))
         ending = asyncio.create_task(reader.read(1))
         try:
-            await asyncio.wait({asking, telling, turning, ending}, return_when=asyncio.FIRST_COMPLETED)
-            for one in (asking, telling, turning):
+            await asyncio.wait(
+                {asking, comparing, telling, turning, ending}, return_when=asyncio.FIRST_COMPLETED
+            )
+            for one in (asking, comparing, telling, turning):
                 if one.done():
                     one.result()
         finally:
-            asking.cancel()
-            telling.cancel()
-            turning.cancel()
-            ending.cancel()
-            await asyncio.gather(asking, telling, turning, ending, return_exceptions=True)
+            every = (asking, comparing, telling, turning, ending)
+            for each in every:
+                each.cancel()
+            await asyncio.gather(*every, return_exceptions=True)
     except (asyncio.IncompleteReadError, ConnectionError):
         pass  # the agent has ended
     finally:
         writer.close()
 
 
-async def _asking(task: Task, teller: Teller) -> None:
+async def _asking(task: Task, teller: Teller, peers: Peers) -> None:
     if task.fleet.view is FleetView.ETCD:
         await keep_registered(task, teller.hear, teller.alive, teller.view)
     else:
-        await Peers(task.fleet, teller.hear, teller.alive).run()
+        await peers.run()
 
 
 class Teller:
@@ -86,7 +102,9 @@ class Teller:
         self._life: dict[str, float] = {}
         self._problem: str | None = ""  # that is still to be told
         self._turns: Register | None = None
+        self._differs: dict[str, Disagreement | None] = {}
         self._changed = asyncio.Event()
+        self.listeners: list[Agreeing] = []  # what else hears of each node
 
     def turn(self, found: Register) -> None:
         self._turns = found
@@ -94,6 +112,8 @@ class Teller:
 
     def hear(self, told: Told) -> None:
         """Figures alone wait for the beat: they change all the time."""
+        for one in self.listeners:
+            one.hear(told)
         self._known[told.name] = told
         self._news[told.name] = None
         self._life.pop(told.name, None)
@@ -106,7 +126,13 @@ class Teller:
         self._changed.set()
 
     def alive(self, name: str, at: float) -> None:
+        for one in self.listeners:
+            one.alive(name, at)
         self._life[name] = at
+
+    def differs(self, name: str, found: Disagreement | None) -> None:
+        self._differs[name] = found
+        self._changed.set()
 
     async def run(self) -> None:
         """Until it is cancelled. Raises ConnectionError."""
@@ -141,6 +167,9 @@ class Teller:
             yield from differing(self._sent.get(new.name), new)
             self._sent[new.name] = new
         yield from summed(some)
+        differs, self._differs = self._differs, {}
+        for name, found in differs.items():
+            yield disagreement(name, found)
 
     def _alive(self, *, on_beat: bool) -> Iterator[Sequence[Any]]:
         """Of those whose figures wait, too; and of this process, that does not hang."""

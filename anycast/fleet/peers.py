@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 import aiohttp
 import structlog
+from yarl import URL
 
 from anycast import mutual_tls, secrets
 from anycast.core.fleet import codec
@@ -49,6 +50,31 @@ class Peers:
             for place, peer in enumerate(self._fleet.peers):
                 if peer.host:
                     tasks.create_task(self._follow(peer, place / len(self._fleet.peers)))
+
+    async def fetch(self, name: str, path: str) -> bytes:
+        """A small answer of one node. Raises OSError, TimeoutError, BrokenError, SecretError, ClientError."""
+        peer = next((one for one in self._fleet.peers if one.name == name and one.host), None)
+        if peer is None:
+            raise BrokenError("it is not asked itself")
+        line = _Line(self._secrets, peer)
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                return await line.fetch(path)
+        finally:
+            await line.close()
+
+    async def answers(self, peer: PeerAt) -> str:
+        """Asked once: why it cannot be; empty: it can."""
+        line = _Line(self._secrets, peer)
+        try:
+            await line.ask({})
+        except (_SaysNoError, BrokenError, secrets.SecretError) as error:
+            return str(error)
+        except (TimeoutError, OSError, aiohttp.ClientError) as error:
+            return _spelt(error, peer, self._fleet.tls)[0]
+        finally:
+            await line.close()
+        return ""
 
     async def _follow(self, peer: PeerAt, share: float) -> None:
         """`share`: of the interval, at which its beat is."""
@@ -199,10 +225,22 @@ class _Line:
         async with asyncio.timeout(TIMEOUT):
             return await self._answer(pieces)
 
+    async def fetch(self, path: str) -> bytes:
+        """The answer to another path. Raises as `ask`."""
+        session = await self._open()
+        where = URL(self._url.removesuffix(codec.PATH) + path, encoded=True)
+        async with session.get(where, headers=self._token(), allow_redirects=False) as response:
+            if response.status != 200:
+                raise BrokenError(await _refusal(response))
+            return await _body(response)
+
+    def _token(self) -> dict[str, str]:
+        """Raises SecretError."""
+        token = self._secrets.token()
+        return {} if token is None else {"Authorization": f"Bearer {token}"}
+
     async def _answer(self, pieces: Mapping[str, Mapping[str, Row]]) -> Heard | None:
-        headers = {codec.PIECES: ",".join(pieces)}
-        if (token := self._secrets.token()) is not None:
-            headers["Authorization"] = f"Bearer {token}"
+        headers = {codec.PIECES: ",".join(pieces), **self._token()}
         if self._tag:
             headers["If-None-Match"] = self._tag
         session = await self._open()

@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anycast
@@ -147,6 +147,15 @@ class Told:
         pieces = tuple(self._pieces)
         self._answer = Answer(head, pieces, codec.tag(head, pieces), now)
         return self._answer
+
+    def whole(self, now: float) -> Document:
+        """What this node says of itself, as a value with all of its VIPs."""
+        self.answer(now)
+        known = document(self._source, now)
+        loads = {name: one.load for name, one in known.vips.items()}
+        names = self._source.facts.state.index.vips  # in their order
+        rows = ((name, self._rows[name]) for name in names if name in self._rows)
+        return replace(known, vips={name: codec.told(row, now, loads.get(name)) for name, row in rows})
 
     def _follow(self, state: State) -> None:
         before, self._state = self._state, state

@@ -18,11 +18,12 @@ import structlog
 from aiohttp import web
 
 from anycast import mutual_tls, secrets
-from anycast.core.fleet import codec
+from anycast.core.fleet import codec, tables
 from anycast.core.hooks import Secret
 from anycast.core.values.configuration import Config
 from anycast.core.values.fleet import Certificates, Fleet
 from anycast.listening import bind_tcp
+from anycast.ops import fleet_tables
 from anycast.ops.connections import Limits, Listening, counted
 from anycast.ops.fleet import Told
 from anycast.ops.source import Source
@@ -47,6 +48,14 @@ def reply(told: Told, request: web.BaseRequest) -> web.Response:
         return web.Response(status=304, headers={"ETag": tag})
     known = [one.strip() for one in request.headers.get(codec.PIECES, "").split(",")]
     return web.Response(body=answer.body(known), content_type="application/json", headers={"ETag": tag})
+
+
+def tables_of(source: Source, vip: str) -> web.Response:
+    """Of one VIP, for whoever has found that its own are others."""
+    found = fleet_tables.tables(source.facts.state, vip)
+    if found is None:
+        return _refused(404, "there is no such VIP")
+    return web.json_response(tables.body(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +130,15 @@ class Door:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         fleet = self._source.facts.state.config.fleet
-        if fleet is None or request.path != codec.PATH:
+        vip = request.path.startswith(tables.PATH)
+        if fleet is None or not (vip or request.path == codec.PATH):
             return _refused(404, "there is nothing but /fleet here")
         if request.method not in ("GET", "HEAD"):
             return _refused(405, "questions alone are answered here")
         if (why := self._stranger(request, fleet)) is not None:
             return why
+        if vip:
+            return tables_of(self._source, request.path.removeprefix(tables.PATH))
         return reply(self._told, request)
 
     def _stranger(self, request: web.BaseRequest, fleet: Fleet) -> web.Response | None:

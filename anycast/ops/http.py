@@ -20,12 +20,12 @@ import anycast
 from anycast.core.in_force import conditions
 from anycast.core.state import State, VipState
 from anycast.core.values.configuration import Vip
-from anycast.ops import hosts, page, status, why
+from anycast.ops import fleet_seen, hosts, page, status, why
 from anycast.ops.board import Boards
 from anycast.ops.connections import MAX_FIELDS, MAX_WHY, begin_stream, counted, refusal
 from anycast.ops.exposition import Body
 from anycast.ops.fleet import Told
-from anycast.ops.fleet_door import reply
+from anycast.ops.fleet_door import reply, tables_of
 from anycast.ops.hub import Event, LaggedError, interest
 from anycast.ops.metrics import MetricsText
 from anycast.ops.paths import READ, STREAM, Operation, openapi
@@ -309,6 +309,7 @@ class _Reading:
         self._boards = Boards()
         self._status = _Kept[bytes]()
         self._writing = asyncio.Lock()
+        self._fleet_seen = _Kept[dict[str, Any]]()
         self._routes = _Routes()
         self._pages: dict[page.Asked, _Kept[bytes]] = {}
         self._memory = page.Memory()
@@ -340,6 +341,7 @@ class _Reading:
                 wall=wall,
                 asked=asked,
                 memory=self._memory,
+                fleet=self._fleet(),
             )
             return told.encode()
 
@@ -388,11 +390,37 @@ class _Reading:
 
     async def get_fleet(self, request: web.Request) -> web.StreamResponse:
         """For this node itself: others ask where `fleet.listen` says, and must have the token."""
+        self._is_own(request)
+        return reply(self._told, request)
+
+    async def get_fleet_tables(self, request: web.Request) -> web.StreamResponse:
+        """The same."""
+        self._is_own(request)
+        return tables_of(self._source, request.match_info["name"])
+
+    def _is_own(self, request: web.Request) -> None:
         transport = request.transport
         strange = transport is None or isinstance(transport.get_extra_info("peername"), tuple)
         if strange or self._source.facts.state.config.fleet is None:
             raise web.HTTPNotFound
-        return reply(self._told, request)
+
+    async def get_fleet_view(self, request: web.Request) -> web.Response:
+        if (found := self._fleet(request.headers.get(REVISION))) is None:
+            raise _RefusedError(404, fleet_seen.NO_FLEET)
+        return _json(found)
+
+    def _fleet(self, key: str | None = None) -> dict[str, Any] | None:
+        """None: there is none."""
+        state = self._source.facts.state
+        fleet = state.config.fleet
+        if fleet is None:
+            return None
+
+        def make() -> dict[str, Any]:
+            now = time.monotonic()
+            return fleet_seen.document(self._told.whole(now), state.fleet, fleet, now=now)
+
+        return self._fleet_seen.read(make, (key, fleet))
 
     async def get_metrics(self, request: web.Request) -> web.StreamResponse:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))

@@ -34,6 +34,7 @@ from anycast.entries import PROC, Entries, kernel_limit
 from anycast.ops import headroom
 from anycast.ops.board import Board
 from anycast.ops.exposition import Body, Chunk
+from anycast.ops.fleet_metrics import fleet
 from anycast.ops.series import Series
 from anycast.ops.source import BUCKETS, Source
 from anycast.ops.status import (
@@ -110,6 +111,7 @@ class StateCollector(Collector):
             recent_crashes(state, now),
         )
         yield from _routing(state, now)
+        yield from fleet(state, self._source.facts.force.fingerprint, now)
         yield _gauge(
             "anycast_kernel_available", "1 if the kernel could be read", kernel_error(state, now) is None
         )

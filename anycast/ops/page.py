@@ -6,17 +6,17 @@ Of thousands of real servers it shows those that want looking after and counts t
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from itertools import islice
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from anycast.core.health.aim import targets_of
 from anycast.core.health.phase import Phase
@@ -25,12 +25,13 @@ from anycast.core.maintenance.stages import Stage
 from anycast.core.state import State
 from anycast.core.values.configuration import Address, Config, Role, Service, Vip
 from anycast.core.values.moment import iso
-from anycast.ops import status
+from anycast.ops import page_fleet, status
 from anycast.ops.amounts import amount, bits, machines, percent
 from anycast.ops.board import Block, Board, Key
 from anycast.ops.find import LONGEST as LONGEST_QUERY
 from anycast.ops.find import WRONG, Query, Words, query, state_words
 from anycast.ops.hub import Event
+from anycast.ops.markup import LONGEST, SIGNS, Look, badge, el, joined, lasts, rough, short
 from anycast.ops.servers import Row, Seen, sees_answers
 from anycast.ops.source import Source
 from anycast.ops.traffic import NO_RATES, SPAN, Graph, Rates, Traffic, keys_of
@@ -45,7 +46,6 @@ PICTURED = 20  # VIPs on the page up to which there are pictures of what each ca
 OPEN = 10  # services with something to look after that are not folded
 EVENTS = 30
 NAMED = 50  # neighbors, requirements, maintenances, addresses, lines of trouble
-LONGEST = 300  # characters of a text that others have made
 
 _FLOW_WIDTH, _FLOW_HEIGHT = 120, 24  # of a picture of traffic
 _SLOTS = 30  # runs in a picture of check times
@@ -56,25 +56,6 @@ _BARS = [
 ]
 
 
-def el(tag: str, *children: object, **attributes: object) -> Markup:
-    """An element. Children are escaped unless they are Markup; None is nothing. `class_` is class, `data_s` data-s."""
-    words = "".join(
-        f" {_name(name)}" if value is True else f' {_name(name)}="{escape(value)}"'
-        for name, value in attributes.items()
-        if value is not None and value is not False
-    )
-    return Markup(f"<{tag}{words}>{joined(children)}</{tag}>")  # noqa: S704 - of escaped parts
-
-
-def joined(children: Iterable[object]) -> Markup:
-    return Markup("").join(escape(child) for child in children if child is not None)
-
-
-@cache
-def _name(name: str) -> str:
-    return name.rstrip("_").replace("_", "-")
-
-
 _SERVER_HEAD = Markup(
     '<thead><tr><th scope="col">State</th><th scope="col">Real server</th><th scope="col" class="n">Weight</th>'
     '<th scope="col" class="n">Open</th><th scope="col" class="n">New/s</th><th scope="col" class="n">In</th>'
@@ -82,32 +63,6 @@ _SERVER_HEAD = Markup(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """How a thing stands, in a word and a sign: nothing is told by its colour alone."""
-
-    kind: str  # ok, warn, bad, plan (out on purpose), calm
-    word: str
-
-    @property
-    def badge(self) -> Markup:
-        return _badge(self.kind, self.word)
-
-
-@lru_cache(maxsize=256)
-def _badge(kind: str, word: str) -> Markup:
-    return el("span", f"{_SIGNS[kind]} {word}", class_=f"{kind} badge", title=_TITLES.get(word))
-
-
-KNOWN = "acknowledged by ExaBGP, with a session up; whether the router takes it, the router tells"
-_TITLES = {
-    "announced": KNOWN,
-    "backup": "routers use this node's route while no primary announces the VIP",
-    "last resort": "announced, and worse than the route of any healthy node",
-}
-
-
-_SIGNS = {"ok": "✓", "warn": "!", "bad": "✕", "plan": "‖", "calm": "–"}
 _RANKS = {"bad": 0, "warn": 1, "plan": 2, "calm": 2, "ok": 3}
 
 
@@ -158,7 +113,7 @@ def _has(view: Mapping[str, Any] | None) -> str:
     words = [f"{view['received']:,} received"] if view["received"] or view["complete"] else []
     if view["not_received"]:
         words.append(f"{view['not_received']:,} NOT received")
-    return ", ".join([*words, *([] if view["complete"] else [_short(view["why"])])])
+    return ", ".join([*words, *([] if view["complete"] else [short(view["why"])])])
 
 
 def neighbor_look(state: str) -> Look:
@@ -248,7 +203,9 @@ def page(
     wall: float,
     asked: Asked = Asked(),
     memory: Memory | None = None,
+    fleet: Mapping[str, Any] | None = None,
 ) -> str:
+    """`fleet`: from `fleet_seen.document`; None: the node takes part in none."""
     newest = source.events.newest
     writing = _Page(
         board=board,
@@ -260,6 +217,7 @@ def page(
         newest=newest,
         asked=asked,
         memory=memory or Memory(),
+        fleet=fleet,
     )
     return "".join(writing.pieces())
 
@@ -311,7 +269,9 @@ class _Page:
         newest: int,
         asked: Asked,
         memory: Memory,
+        fleet: Mapping[str, Any] | None,
     ) -> None:
+        self.fleet = fleet
         self.state = state = board.state
         self.board = board
         self.asked = asked
@@ -359,6 +319,8 @@ class _Page:
             yield el("ul", *_capped([el("li", one) for one in troubles], "li"), class_="alerts", role="alert")
         yield self.tiles()
         yield self.carried()
+        if self.fleet is not None:
+            yield page_fleet.section(self.fleet)
         yield from self.vips()
         yield self.neighbors()
         yield self.maintenance()
@@ -386,7 +348,7 @@ class _Page:
 
     def title(self, overall: Look) -> str:
         told = f"{self._announced()} of {len(self.looks)} VIPs announced" if self.looks else "no VIPs"
-        return f"{_SIGNS[overall.kind]} {self.state.config.node.name} {overall.word}: {told}"
+        return f"{SIGNS[overall.kind]} {self.state.config.node.name} {overall.word}: {told}"
 
     def _announced(self) -> int:
         return sum(status.is_announced(self.routes, vip) for vip in self.state.config.vips)
@@ -399,7 +361,7 @@ class _Page:
             el(
                 "p",
                 f"anycast {node['version']}, running for ",
-                _lasts(node["uptime_s"]),
+                lasts(node["uptime_s"]),
                 class_="dim small",
             ),
         )
@@ -680,9 +642,9 @@ class _Page:
             "div",
             el("h3", vip.name),
             look.badge,
-            _badge("calm", "backup") if vip.role is Role.BACKUP else None,
+            badge("calm", "backup") if vip.role is Role.BACKUP else None,
             el("span", *_listed(found["addresses"], "code"), class_="dim"),
-            el("span", "for ", _lasts(found["since_s"], found["since"]), class_="dim small end")
+            el("span", "for ", lasts(found["since_s"], found["since"]), class_="dim small end")
             if found["since_s"] is not None
             else None,
             class_="head",
@@ -690,15 +652,15 @@ class _Page:
         yield el(
             "p",
             el("strong", why),
-            f": {_short(found['detail'])}" if found["detail"] else None,
+            f": {short(found['detail'])}" if found["detail"] else None,
             " · ",
             el("a", "why?", href=f"vips/{quote(vip.name, safe='')}/why", aria_label=f"why: {vip.name}"),
         )
         if found["obstacle"]:
-            yield el("p", _short(found["obstacle"]), class_="bad under")
+            yield el("p", short(found["obstacle"]), class_="bad under")
         if absent := status.lacking(self.state, vip):
             named = ", ".join(absent[:NAMED])
-            yield el("p", f"announced, and not at router {_short(named)}", class_="bad under")
+            yield el("p", f"announced, and not at router {short(named)}", class_="bad under")
         yield self.stages(vip, found)
         yield self.flow(vip)
         left = 0
@@ -737,7 +699,7 @@ class _Page:
                         scope="row",
                     ),
                     el("td", *_since(one)),
-                    el("td", _short(one["detail"])),
+                    el("td", short(one["detail"])),
                 )
             )
         return joined(
@@ -806,7 +768,7 @@ class _Page:
                     else joined(
                         (
                             "; at the latest in ",
-                            el("span", _words(left), data_left=left),
+                            el("span", rough(left), data_left=left),
                             f" ({_clock_time(self.wall + ends - self.now)})",
                         )
                     ),
@@ -854,7 +816,7 @@ class _Page:
             yield el(
                 "p",
                 f"being removed: {one['address']} port {one['port']}, {one['active']} connections, "
-                f"at most {_words(one['left_s'])} more",
+                f"at most {rough(one['left_s'])} more",
                 class_="dim small",
             )
         if kept := told["kept"]:
@@ -880,7 +842,7 @@ class _Page:
     def server(self, row: Row, found: Seen, whole: Rates | None, *, pictured: bool) -> Markup:
         look, health = server_look(found), found.health
         since = status.since_of(found)
-        lasts = None if since is None else max(0.0, self.now - since)
+        seconds = None if since is None else max(0.0, self.now - since)
         detail = status.server_detail(health, self.now)
         weight, wanted = found.kernel_weight, found.weight
         place = f"[{row.address}]" if row.address.version == 6 else str(row.address)
@@ -889,13 +851,13 @@ class _Page:
             el(
                 "td",
                 look.badge,
-                el("span", "for ", _lasts(lasts), class_="in under") if lasts is not None else None,
+                el("span", "for ", lasts(seconds), class_="in under") if seconds is not None else None,
             ),
             el(
                 "th",
                 row.server.name,
                 el("span", f"{place}:{row.port}", class_="in under mono"),
-                el("span", _short(detail), class_=f"{look.kind} under") if detail else None,
+                el("span", short(detail), class_=f"{look.kind} under") if detail else None,
                 scope="row",
             ),
             el(
@@ -938,7 +900,7 @@ class _Page:
         took = self.source.durations(targets[0]) if targets else ()
         if not took:
             return Markup("–")
-        newest = f"{_SIGNS['bad']} " if took[-1] < 0 else ""
+        newest = f"{SIGNS['bad']} " if took[-1] < 0 else ""
         return el("span", sparkline(took), el("span", newest, _span(abs(took[-1]))), class_="times")
 
     # The node
@@ -951,8 +913,8 @@ class _Page:
                 "tr",
                 el("td", neighbor_look(one["state"]).badge),
                 el("th", el("code", one["address"]), scope="row"),
-                el("td", "for ", _lasts(one["since_s"], one["since"])),
-                el("td", _short(one["reason"])),
+                el("td", "for ", lasts(one["since_s"], one["since"])),
+                el("td", short(one["reason"])),
                 *([el("td", _has(one["view"]))] if asked else []),
             )
             for one in sorted(found, key=lambda one: one["state"] == "up")
@@ -982,11 +944,11 @@ class _Page:
                 ),
                 el(
                     "td",
-                    f"{_short(one['by'])}: {_short(one['reason']) or 'no reason was given'}",
+                    f"{short(one['by'])}: {short(one['reason']) or 'no reason was given'}",
                     el(
                         "span",
                         "for ",
-                        _lasts(one["since_s"], one["since"]),
+                        lasts(one["since_s"], one["since"]),
                         f"; remove {one['file']} to end it" if one["file"] else None,
                         class_="under",
                     ),
@@ -1010,7 +972,7 @@ class _Page:
                     el("td", look.badge),
                     el("th", one["scope"], scope="row"),
                     el("td", *_since(one)),
-                    el("td", _short(one["detail"])),
+                    el("td", short(one["detail"])),
                 )
             )
         return _section("requirements", "Requirements", _table(("State", "Of", "Since", "Detail"), rows))
@@ -1023,7 +985,7 @@ class _Page:
         read = kernel["read_ago_s"]
         sync = ", ".join(f"{role} on {one['interface']}" for role, one in kernel["connection_sync"].items())
         facts: list[tuple[str, object]] = [
-            ("Kernel read", "never" if read is None else joined((_lasts(read), " ago"))),
+            ("Kernel read", "never" if read is None else joined((lasts(read), " ago"))),
             ("Repairs since the start", repairs),
             ("Connection sync", sync or "off"),
             ("Foreign IPVS services", kernel["foreign_services"]),
@@ -1072,7 +1034,7 @@ class _Page:
                 class_="dim small",
             ),
             el("span", Look(kind, one.level).badge),
-            el("span", el("code", one.name), " ", el("span", _short(words), class_="dim small")),
+            el("span", el("code", one.name), " ", el("span", short(words), class_="dim small")),
             id=f"e{one.id}",
         )
 
@@ -1247,7 +1209,7 @@ def picture(
     """An area over the last minutes, as high as the most there was; now is at its right edge."""
     most = max(values, default=0.0)
     told = (
-        f"{of} in the last {_words(ages[0]) if ages else '0 s'}: now {unit(values[-1])}, at most {unit(most)}"
+        f"{of} in the last {rough(ages[0]) if ages else '0 s'}: now {unit(values[-1])}, at most {unit(most)}"
     )
     values, ages = values[::-every][::-1], ages[::-every][::-1]
     places = [_FLOW_WIDTH - round(_FLOW_WIDTH * min(1.0, age / SPAN)) for age in ages]
@@ -1266,20 +1228,6 @@ def _span(seconds: float) -> str:
     if seconds < 0.0095:
         return f"{1000 * seconds:.1f} ms"
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
-
-
-def _words(seconds: float) -> str:
-    """As `words` in page.js."""
-    whole = max(0, int(seconds))
-    for below, unit, name in ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):
-        if whole < below:
-            return f"{whole / unit:.0f} {name}"
-    return f"{whole / 86400:.0f} d"
-
-
-def _lasts(seconds: float, since: str | None = None) -> Markup:
-    """How long it has lasted: `page.js` counts on."""
-    return el("span", _words(seconds), data_s=round(seconds, 1), title=since)
 
 
 def _clock_time(wall: float, *, today: float | None = None) -> str:
@@ -1302,7 +1250,7 @@ def _ends(one: Mapping[str, Any]) -> tuple[object, ...]:
     left = max(0.0, one["ends_in_s"])
     return (
         "in ",
-        el("span", _words(left), data_left=left, title=one["ends"]),
+        el("span", rough(left), data_left=left, title=one["ends"]),
         el("span", then, class_="under"),
     )
 
@@ -1350,7 +1298,7 @@ def _look_of(phase: str | None, *, cannot_run: bool) -> Look:
 
 
 def _since(one: Mapping[str, Any]) -> tuple[object, ...]:
-    return () if one["since_s"] is None else ("for ", _lasts(one["since_s"], one["since"]))
+    return () if one["since_s"] is None else ("for ", lasts(one["since_s"], one["since"]))
 
 
 def _more(number: int, of: str) -> Markup:
@@ -1401,12 +1349,8 @@ def _family(name: str) -> str:
 def _speaker(plugin: Mapping[str, Any]) -> str:
     if plugin["speaker"]:
         return f"{plugin['speaker']}, learned by {plugin['daemon'] or 'a daemon that is not asked'}"
-    version = _short(str(plugin["exabgp_version"] or "of unknown version"))
+    version = short(str(plugin["exabgp_version"] or "of unknown version"))
     return f"ExaBGP {version}, pid {plugin['exabgp_pid']}"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _plain(value: object) -> str:

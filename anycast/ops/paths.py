@@ -206,6 +206,31 @@ READ: tuple[Operation, ...] = (
         },
     ),
     Operation(
+        path="/fleet/vips/{name}",
+        handler="get_fleet_tables",
+        about=(
+            "The tables of one VIP, for a node whose own are others: real servers and weights, as the kernel has them. Where "
+            "/fleet is."
+        ),
+        parameters=(_NAME,),
+        answers={
+            200: Answer(about="The tables.", content={JSON: {"type": "object"}}),
+            404: _error("There is no such VIP, or it is not asked where its fleet asks."),
+        },
+    ),
+    Operation(
+        path="/fleet/view",
+        handler="get_fleet_view",
+        about=(
+            "All nodes of the fleet as this one sees them: what they announce and carry, now and with one node less, who is out "
+            "for maintenance, and whether their tables are the same."
+        ),
+        answers={
+            200: Answer(about="The view.", content={JSON: _ref("Fleet")}),
+            404: _error("The configuration has no `fleet:`."),
+        },
+    ),
+    Operation(
         path="/metrics",
         handler="get_metrics",
         about="Prometheus metrics, packed if Accept-Encoding takes gzip.",
@@ -409,7 +434,7 @@ CONTROL: tuple[Operation, ...] = (
 
 @cache
 def schema(name: str) -> dict[str, Any]:
-    """The JSON Schema of `status`, `why` or `event`, as it stands beside this file."""
+    """The JSON Schema of `status`, `why`, `event` or `fleet`, as it stands beside this file."""
     text = files("anycast.ops").joinpath(f"{name}.schema.json").read_text("utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
@@ -465,7 +490,7 @@ def _operation(route: Operation) -> dict[str, Any]:
 
 def _components() -> dict[str, Any]:
     found: dict[str, Any] = {"Error": ERROR}
-    for name, title in (("status", "Status"), ("why", "Why"), ("event", "Event")):
+    for name, title in (("status", "Status"), ("why", "Why"), ("event", "Event"), ("fleet", "Fleet")):
         found |= dict(_lifted(title, schema(name)))
     found["Events"] = {
         "type": "object",

@@ -9,8 +9,8 @@ import ssl
 import time
 from dataclasses import dataclass
 
+from anycast.certificate import not_after
 from anycast.core.values.checks import Tls
-from anycast.probes.certificate import not_after
 from anycast.probes.finding import OK, Finding, UnusableError, warn
 from anycast.probes.verdict import fault_of
 

@@ -479,22 +479,44 @@ def persistent(table: Table) -> PersistentMap[Key, ServiceEntry]:
     return table if isinstance(table, PersistentMap) else PersistentMap(table)
 
 
-def fingerprint(actual: ServiceEntry, desired: ServiceEntry) -> str:
-    """Hexadecimal digits that are equal on nodes whose tables choose the same real servers.
+class Counted(NamedTuple):
+    """What of a table chooses real servers. `servers`: address, port and weight of each, in order where it counts."""
 
-    Of what the kernel holds: scheduler and flags, and of each real server in order its address, port and
-    table weight. A weight of 0 for the time being changes nothing. Where the scheduler does not look at the
-    order it does not count, and where it builds no table, `desired` stands in for the weight of a server at 0.
+    scheduler: str
+    flags: tuple[str, ...]
+    one_packet: bool
+    foreign: str
+    servers: tuple[tuple[Address, int, int], ...]
+
+
+def counted(actual: ServiceEntry, desired: ServiceEntry) -> Counted:
+    """Of what the kernel holds: scheduler and flags, and of each real server in order its address, port and table weight.
+
+    A weight of 0 for the time being changes nothing. Where the scheduler does not look at the order it does not count, and
+    where it builds no table, `desired` stands in for the weight of a server at 0.
     """
     wanted = {one.key: one.table_weight for one in desired.destinations}
     servers = actual.destinations
     if actual.scheduler not in ORDER_SENSITIVE:
         servers = tuple(sorted(servers, key=canonical))
     guess = actual.scheduler != Scheduler.MH
-    lines = [f"{actual.scheduler} {' '.join(sorted(actual.flags))} {actual.one_packet} {actual.foreign}"]
-    for one in servers:
-        weight = wanted.get(one.key, 0) if guess and not one.weight else one.table_weight
-        lines.append(f"{one.address} {one.port} {weight}")
+    return Counted(
+        scheduler=actual.scheduler,
+        flags=tuple(sorted(actual.flags)),
+        one_packet=actual.one_packet,
+        foreign=actual.foreign,
+        servers=tuple(
+            (one.address, one.port, wanted.get(one.key, 0) if guess and not one.weight else one.table_weight)
+            for one in servers
+        ),
+    )
+
+
+def fingerprint(actual: ServiceEntry, desired: ServiceEntry) -> str:
+    """Hexadecimal digits that are equal on nodes whose tables choose the same real servers: of what `counted` says."""
+    found = counted(actual, desired)
+    lines = [f"{found.scheduler} {' '.join(found.flags)} {found.one_packet} {found.foreign}"]
+    lines += [f"{address} {port} {weight}" for address, port, weight in found.servers]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 

@@ -127,12 +127,26 @@ class Source(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Disagreement:
+    """Of the tables of another node with this node's. `count`: VIPs that differ, of which `vips` names the first.
+
+    `words`: the first difference in the first of them, once it is known. `since`: monotonic.
+    """
+
+    count: int
+    vips: tuple[str, ...]
+    since: float
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
     """One other node. `heard`: the instant at which it was heard last (monotonic, here); None: never.
 
     `told`: the instant at which `document` came, from which its ages count: it is not sent again while nothing in it has
     changed. `problem`: why nothing newer comes; empty: all is well. `problem_since`: monotonic. `answers`: with a problem, it
-    is there all the same: what it says cannot be used.
+    is there all the same: what it says cannot be used. `disagreement`: None: its tables are this node's, as far as both are
+    known.
     """
 
     name: str
@@ -143,6 +157,7 @@ class Peer:
     problem: str = ""
     problem_since: float | None = None
     answers: bool = False
+    disagreement: Disagreement | None = None
 
     def age(self, now: float) -> float | None:
         """Seconds since it was heard; None: it never was."""

@@ -23,10 +23,9 @@ class FleetView(StrEnum):
 
 
 class OnDisagreement(StrEnum):
-    """What follows where this node serves a VIP by another table than the others."""
+    """What follows where another node serves a VIP by another table than this one. No route does, so far."""
 
     ALARM = "alarm"
-    LAST_RESORT = "last_resort"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +111,7 @@ class Fleet:
         None,
     )
     on_disagreement: OnDisagreement = setting(
-        "Where this node has other tables than the rest of the fleet. alarm: it says so. last_resort: its routes are the "
-        "last resort besides.",
+        "Where another node has other tables than this one. alarm: it is told; no route follows from it.",
         OnDisagreement.ALARM,
     )
     listen: str = ""  # ADDRESS:PORT, IPv6 in brackets; empty: nobody asks here

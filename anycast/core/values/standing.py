@@ -33,6 +33,9 @@ class Condition(StrEnum):
     TWO_SPEAKERS = "two_speakers"  # another than `speaker` names announces too
     ADVERTISED_BUT_NOT_RECEIVED = "advertised_but_not_received"  # a router does not have what it was sent
     ROUTER_DEAF = "router_deaf"  # it takes nothing of what it is sent
+    FLEET_UNSEEN = "fleet_unseen"  # nothing new is known of the other nodes
+    FLEET_NODE_SILENT = "fleet_node_silent"  # one of them is not heard
+    FLEET_TABLES_DIFFER = "fleet_tables_differ"  # one of them chooses other real servers
     PLUGIN_REFUSED = "plugin_refused"
     PLUGIN_JOURNAL = "plugin_journal"
     CLOCK_SET = "clock_set"

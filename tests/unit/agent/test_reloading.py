@@ -490,6 +490,58 @@ def test_a_fleet_that_is_suddenly_small_or_gone_is_refused_unless_it_is_meant(
     play(tmp_path, story)
 
 
+def guarded(site: Site, *lines: str) -> None:
+    fleet(site, "lb1", "lb2", name="lb1")
+    text = site.file.read_text()
+    site.file.write_text(text + "".join(f"{line}\n" for line in lines))
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ((), "the file has no `fleet:` any more"),
+        (("fleet: {view: none, max_out: 3}",), "fleet.max_out would go up from 1 to 3"),
+    ],
+)
+def test_a_reload_that_lowers_a_guard_is_refused_unless_it_is_meant(
+    tmp_path: Path, lines: tuple[str, ...], said: str
+) -> None:
+    async def story(site: Site) -> None:
+        guarded(site, "fleet: {view: none}")
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            before = engine.state.config.fleet
+            guarded(site, *lines)
+            (planned,) = (await engine.plan(PlanWish())).problems
+            (problem,) = (await engine.reload()).problems
+            assert said in problem
+            assert said in planned
+            assert problem.endswith("(`anycast reload --allow-removal` if it is meant)")
+            assert engine.state.config.fleet == before
+            assert (await engine.reload(ALLOWED)).ok
+            assert engine.state.config.fleet != before
+
+    play(tmp_path, story)
+
+
+def test_a_fleets_file_from_which_this_node_has_vanished_is_refused_whatever_is_allowed(
+    tmp_path: Path,
+) -> None:
+    async def story(site: Site) -> None:
+        fleet(site, "lb1", "lb2", "lb3", name="lb1")
+        engine = site.engine()
+        async with running(engine):
+            await site.announced(WEB)
+            fleet(site, "lb2", "lb3", name="lb1")
+            (problem,) = (await engine.reload(ALLOWED)).problems
+            assert "'lb1' is not among the nodes" in problem
+            assert engine.facts.force.nodes == ("lb1", "lb2", "lb3")
+            assert engine.state.config.vips
+
+    play(tmp_path, story)
+
+
 def test_a_file_that_makes_the_agent_another_node_is_refused_whatever_is_allowed(tmp_path: Path) -> None:
     async def story(site: Site) -> None:
         fleet(site, "lb1", "lb2", name="lb1")

@@ -77,6 +77,7 @@ ALONE: dict[str, list[tuple[str, int]]] = {
         ("exabgp-reload --new BAD --pid 0 GOOD", 2),
     ],
     "events": [("events", 3), ("events --since yesterday", 2)],
+    "fleet": [("fleet", 3), ("fleet --json", 3), ("fleet --watch 0", 2), ("fleet lb1", 2)],
     "hook": [
         ("hook test well --config GOOD", 0),
         ("hook test ill --config GOOD", 1),
@@ -136,6 +137,7 @@ WITH_AGENT = [
     ("status", 0),
     ("status --json", 0),
     ("status --nagios", 0),
+    ("fleet", 1),  # it has none
     ("drain-server web/rs1", 0),
     ("status --nagios", 1),
     ("drain-server web/rs2", 1),  # the quorum would be lost: nothing is done

@@ -111,6 +111,10 @@ def test_secrets_are_named_and_not_written() -> None:
             "fleet.view: the file names no other node that could be asked (write `nodes`, or view: etcd)",
         ),
         (
+            f"{NODES}{BGP}fleet: {{on_disagreement: last_resort, token_file: /t, {TLS}}}\n",
+            "fleet.on_disagreement: 'last_resort' is not a choice here (write alarm)",
+        ),
+        (
             f"nodes: {{lb1: 10.2.1.1, lb1: 10.2.1.2}}\n{BGP}{QUIET}",
             "nodes.lb1: written twice, first in line 1 (keep one)",
         ),

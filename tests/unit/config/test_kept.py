@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import socket
 from dataclasses import replace
@@ -13,6 +15,7 @@ from anycast.config import apart, kept
 from anycast.config.load import loads
 from anycast.config.loaded import Loaded
 from anycast.config.problem import ConfigError
+from anycast.core.removal import suspicions
 
 TEXT = """
 node: {name: lb1, max_removed: 30%}
@@ -42,6 +45,35 @@ def test_it_comes_back_as_it_was_with_what_it_serves(file: Path) -> None:
     assert (set(found.census.vips), found.census.max_removed.value) == ({"192.0.2.1"}, 30)
     assert found.census.unended == {"anycast.yaml"}
     assert found.saved == file.stat().st_mtime
+
+
+FLEET = """
+node: lb1
+bgp: {local_as: 65001, neighbors: [{address: 10.2.1.254, remote_as: 65000}]}
+nodes: {lb1: 10.2.1.1, lb2: 10.2.1.2}
+fleet: {view: none, max_out: 1, velocity: {percent: 40%}, capacity: {bits: 10G, limit: 80%}}
+vips: {web: {address: 192.0.2.1, port: 80, servers: [10.9.2.1, 10.9.2.2]}}
+"""
+
+
+def test_what_guards_a_fleet_comes_back_and_an_older_file_has_none(tmp_path: Path) -> None:
+    fleet = loads(FLEET, "/etc/anycast/anycast.yaml")
+    path = tmp_path / kept.FILE
+    path.write_bytes(b"".join(kept.pieces(fleet, [("/etc/anycast/anycast.yaml", FLEET.encode())])))
+    found = kept.head(path)
+    assert found is not None
+    assert found.census.guards is not None
+    assert found.census == kept.census_of(fleet)
+    assert suspicions(found.census, replace(found.census, guards=None))
+    magic, line, texts = path.read_bytes().split(b"\n", 2)
+    body = json.loads(line)
+    del body["guards"]
+    rest = json.dumps(body).encode() + b"\n" + texts
+    seal = hashlib.sha256(rest).hexdigest().encode()
+    path.write_bytes(magic.rpartition(b" ")[0] + b" " + seal + b"\n" + rest)
+    old = kept.head(path)
+    assert old is not None
+    assert old.census.guards is None
 
 
 def test_it_is_of_this_machine_and_this_file_alone(file: Path) -> None:

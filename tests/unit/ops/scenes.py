@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, ip_address
 
 from anycast.core import events as ev
 from anycast.core.dataplane.ipvs import Connections
+from anycast.core.fleet.values import Peer
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import NODE, Maintenance
 from anycast.core.values.configuration import (
@@ -25,6 +26,7 @@ from anycast.core.values.configuration import (
 )
 from anycast.ops.traffic import SLOTS
 from tests.property.worlds import busied
+from tests.unit import fleets
 from tests.unit.ops import flows
 from tests.unit.ops.node import CONFIG, REFUSED, ROUTER6, Node
 
@@ -196,6 +198,23 @@ def large(servers: int = 5000, *, pool: int = 100, down: int = 0, load: flows.Lo
     return node
 
 
+def fleet() -> Node:
+    """lb1 of a fleet, of which the others are out, differ, are gone or were never heard."""
+    node = healthy()
+    node.send(ev.Reconfigured(config=replace(node.state.config, fleet=fleets.FLEET)))
+    later = node.now - fleets.NOW
+    peers = {name: shifted(one, later) for name, one in fleets.ill()[1].peers.items()}
+    node.send(ev.FleetHeard(peers=peers))
+    return node
+
+
+def shifted(one: Peer, later: float) -> Peer:
+    """As it would be so much later."""
+    at = (None if each is None else each + later for each in (one.heard, one.told, one.problem_since))
+    heard, told, since = at
+    return replace(one, heard=heard, told=told, problem_since=since)
+
+
 SCENES: dict[str, Callable[[], Node]] = {
-    one.__name__: one for one in (healthy, draining, failing, empty, maintenance, hostile, large)
+    one.__name__: one for one in (healthy, draining, failing, empty, maintenance, hostile, large, fleet)
 }

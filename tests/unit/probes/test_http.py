@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anycast.certificate import not_after
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.values.configuration import HttpCheck
 from anycast.probes import run as tasks
 from anycast.probes import tls
-from anycast.probes.certificate import not_after
 from anycast.probes.finding import Finding, Progress
 from anycast.probes.sweep.runs import _HttpRun
 from tests.unit.probes import peers

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import binascii
 from datetime import UTC, datetime
 
-__all__ = ["not_after"]
-
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 _SEQUENCE, _CONTEXT_0, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0xA0, 0x17, 0x18
 _BEFORE_VALIDITY = 3  # serial number, signature algorithm, issuer
 
@@ -27,6 +27,16 @@ def not_after(der: bytes) -> float | None:
         _, rest = _take(validity)
         return _time(rest)
     except (_NotDerError, ValueError, OverflowError):
+        return None
+
+
+def expiry(text: str) -> float | None:
+    """The same of the first certificate in the text of a PEM file."""
+    first, end, _ = text.partition(_END)
+    _, begin, body = first.partition(_BEGIN)
+    try:
+        return not_after(binascii.a2b_base64(body)) if begin and end else None
+    except ValueError:
         return None
 
 

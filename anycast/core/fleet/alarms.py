@@ -1,0 +1,56 @@
+"""What is wrong with the fleet as this node knows it, for as long as it is so.
+
+A node that is out for maintenance may be silent. While the view as a whole is lost nothing is said of single nodes: nobody
+has asked them.
+"""
+
+from __future__ import annotations
+
+from anycast.core.fleet.believe import Belief, Believed, believe
+from anycast.core.fleet.values import Claim, Disagreement, View
+from anycast.core.values.fleet import Fleet
+from anycast.core.values.standing import Condition
+
+SILENT = 10.0  # seconds without a word, until it is an alarm: a restart takes less
+_DOWN = "down"  # the stage of a node that is out
+
+
+def alarms(view: View, fleet: Fleet | None, now: float) -> dict[tuple[Condition, str], str]:
+    """By kind and node, in words; an empty text: it is not so."""
+    if fleet is None or not fleet.asks:
+        return {}
+    found = {(Condition.FLEET_UNSEEN, ""): _unseen(view)}
+    for name, one in believe(view, fleet, now).items():
+        peer = view.peers.get(name)
+        differs = None if peer is None or not one.counts else peer.disagreement
+        found[Condition.FLEET_NODE_SILENT, name] = "" if view.problem else _silent(one, now)
+        found[Condition.FLEET_TABLES_DIFFER, name] = "" if differs is None else differing(name, differs)
+    return found
+
+
+def _unseen(view: View) -> str:
+    if not view.problem:
+        return ""
+    return f"this node knows nothing new of the others: {view.problem} (no route changes by it; drains are refused without --force)"
+
+
+def _silent(one: Believed, now: float) -> str:
+    """One that nobody has asked yet has not had the time to be silent."""
+    if one.counts or one.since is None or now - one.since < SILENT:
+        return ""
+    told = one.document
+    if (
+        one.belief is Belief.GONE
+        and told is not None
+        and (told.maintenance == _DOWN or (told.turn is not None and told.turn.claim is Claim.HELD))
+    ):
+        return ""
+    return f"the node {one.name} is not heard: {one.why} (`anycast status` there; from here `anycast fleet`)"
+
+
+def differing(node: str, found: Disagreement) -> str:
+    """A disagreement in words: the first difference, and how many there are."""
+    what = f"{node} serves the VIP {found.vips[0]} by another table than this node"
+    what += f": {found.words}" if found.words else ""
+    more = found.count - 1
+    return what + (f" (and {more:,} more VIP{'s' if more > 1 else ''})" if more else "")

@@ -1,0 +1,115 @@
+"""Asks what it takes to hear the other nodes of the fleet: files, members of etcd. Changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import ssl
+import stat
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from anycast import secrets
+from anycast.certificate import expiry
+from anycast.core.values.fleet import Certificates, Etcd, Fleet, FleetView
+from anycast.doctor.facts import Answered, FleetFacts, Runs
+
+PATIENCE = 2.0  # seconds for an answer
+MOST = 1 << 20  # bytes of a file, or of an answer
+
+
+async def asked(fleet: Fleet) -> FleetFacts:
+    members = fleet.etcd.endpoints if fleet.etcd is not None and fleet.view is FleetView.ETCD else ()
+    etcd = await asyncio.gather(*(asyncio.to_thread(_member, one, fleet.etcd) for one in members))
+    return FleetFacts(
+        token=_token(fleet),
+        token_is_for_all=_for_all(fleet),
+        certificates=tuple(_certificates(fleet.tls)),
+        nodes=await _nodes(fleet),
+        etcd=tuple(etcd),
+    )
+
+
+async def _nodes(fleet: Fleet) -> tuple[Answered, ...]:
+    """As the agent's own process asks them. A token that only the agent has in its environment cannot be shown."""
+    hidden = fleet.token is not None and fleet.token.variable and fleet.token.variable not in os.environ
+    if fleet.view is not FleetView.PEERS or hidden:
+        return ()
+    from anycast.fleet.peers import Peers  # takes a while to load, and most nodes have no fleet
+
+    peers = Peers(fleet, lambda _: None, lambda *_: None)
+    asked = [one for one in fleet.peers if one.host]
+    whys = await asyncio.gather(*(peers.answers(one) for one in asked))
+    return tuple(Answered(one.name, why) for one, why in zip(asked, whys, strict=True))
+
+
+def _token(fleet: Fleet) -> str:
+    # The environment is the agent's, and not this process's.
+    if fleet.token is None or fleet.token.variable:
+        return ""
+    try:
+        secrets.token(fleet.token)
+    except secrets.SecretError as error:
+        return str(error)
+    return ""
+
+
+def _for_all(fleet: Fleet) -> str:
+    file = "" if fleet.token is None else fleet.token.file
+    try:
+        return file if file and os.stat(file).st_mode & stat.S_IROTH else ""
+    except OSError:
+        return ""
+
+
+def _certificates(tls: Certificates | None) -> Iterator[Runs]:
+    files = () if tls is None else (tls.certificate, tls.ca)
+    for path in files:
+        if path is None:
+            continue
+        try:
+            with open(path, encoding="ascii", errors="replace") as file:
+                end = expiry(file.read(MOST))
+        except OSError as error:
+            yield Runs(path, why=error.strerror or str(error))
+        else:
+            yield (
+                Runs(path, why="it has no certificate (PEM)")
+                if end is None
+                else Runs(path, end - time.time())
+            )
+
+
+def _member(endpoint: str, etcd: Etcd | None) -> Answered:
+    """It says its version to everybody."""
+    where = urlsplit(endpoint)
+    host, port = where.hostname or "", where.port or 2379
+    try:
+        line = (
+            http.client.HTTPSConnection(host, port, timeout=PATIENCE, context=_context(etcd))
+            if where.scheme == "https"
+            else http.client.HTTPConnection(host, port, timeout=PATIENCE)
+        )
+        try:
+            line.request("GET", "/version")
+            answer = line.getresponse()
+            body = json.loads(answer.read(MOST))
+        finally:
+            line.close()
+        return Answered(endpoint, version=str(body["etcdserver"])[:40])
+    except (http.client.HTTPException, ValueError, KeyError, TypeError, RecursionError) as error:
+        return Answered(endpoint, why=f"what answers there is no etcd ({type(error).__name__})")
+    except OSError as error:
+        return Answered(endpoint, why=str(error.strerror or error) or type(error).__name__)
+
+
+def _context(etcd: Etcd | None) -> ssl.SSLContext:
+    """Raises OSError."""
+    tls = None if etcd is None else etcd.tls
+    context = ssl.create_default_context(cafile=None if tls is None else tls.ca)
+    if tls is not None and tls.certificate is not None:
+        context.load_cert_chain(tls.certificate, tls.key)
+    return context

@@ -1,0 +1,99 @@
+"""A reload that lowers a guard of the fleet is told, in words that say what would be possible then."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from anycast.core.fleet.guards import Guards, guards, lowered
+from anycast.core.fleet.values import Capacity
+from anycast.core.values.described import Percent
+from anycast.core.values.fleet import Fleet, FleetView, Velocity
+
+FLEET = Fleet(max_out=2, min_announcing=2, capacity=Capacity(bits=1e10, packets=1e6, limit=0.7))
+LIMITED = replace(FLEET, velocity=Velocity(nodes=1, window=60.0))
+IN_PERCENT = replace(FLEET, velocity=Velocity(percent=Percent(40), window=60.0))
+
+
+def told(before: Fleet | None, after: Fleet | None) -> list[str]:
+    return list(lowered(guards(before), guards(after)))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (FLEET, None, "the file has no `fleet:` any more"),
+        (FLEET, replace(FLEET, view=FleetView.NONE), "fleet.view would be none (it is peers)"),
+        (FLEET, replace(FLEET, max_out=3), "fleet.max_out would go up from 2 to 3"),
+        (FLEET, replace(FLEET, min_announcing=1), "fleet.min_announcing would go down from 2 to 1"),
+        (
+            FLEET,
+            replace(FLEET, capacity=replace(FLEET.capacity, limit=0.9)),
+            "fleet.capacity.limit would go up from 70% to 90%",
+        ),
+        (
+            FLEET,
+            replace(FLEET, capacity=Capacity()),
+            "fleet.capacity would not say packets and bits any more",
+        ),
+        (LIMITED, FLEET, "fleet.velocity would be gone"),
+        (
+            LIMITED,
+            replace(LIMITED, velocity=Velocity(nodes=2)),
+            "fleet.velocity would go up from 1 nodes to 2",
+        ),
+        (
+            IN_PERCENT,
+            replace(FLEET, velocity=Velocity(percent=Percent(60))),
+            "fleet.velocity would go up from 40% to 60%",
+        ),
+        (
+            LIMITED,
+            replace(FLEET, velocity=Velocity(nodes=1, window=10.0)),
+            "fleet.velocity.window would go down from 60 s to 10 s",
+        ),
+        (LIMITED, IN_PERCENT, "fleet.velocity would count in another way"),
+    ],
+)
+def test_a_guard_that_is_lowered_is_told(before: Fleet, after: Fleet | None, said: str) -> None:
+    (found,) = told(before, after)
+    assert found.startswith(said)
+    if after is not None:
+        assert not any(said in one for one in told(after, before)) or before == LIMITED
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        FLEET,
+        LIMITED,
+        replace(FLEET, max_out=1),
+        replace(FLEET, min_announcing=9),
+        replace(FLEET, view=FleetView.ETCD),
+        replace(FLEET, interval=30.0),
+        replace(FLEET, capacity=replace(FLEET.capacity, limit=0.5, bits=1e11)),
+    ],
+)
+def test_what_is_as_strict_or_stricter_is_not(after: Fleet) -> None:
+    assert told(FLEET, after) == []
+
+
+def test_a_fleet_that_is_new_lowers_nothing() -> None:
+    assert told(None, FLEET) == told(None, None) == []
+
+
+def test_all_that_would_be_lowered_is_told_at_once() -> None:
+    assert len(told(LIMITED, Fleet(max_out=9, min_announcing=1))) == 4
+
+
+def test_guards_are_of_plain_values() -> None:
+    assert guards(IN_PERCENT) == Guards(
+        view="peers",
+        max_out=2,
+        min_announcing=2,
+        limit=0.7,
+        capacity=("packets", "bits"),
+        percent=40.0,
+        window=60.0,
+    )

@@ -1,0 +1,52 @@
+"""What a scrape has of the fleet: of each other node whether it counts, differs, and is out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from anycast.core import events as ev
+from anycast.core.fleet.values import View
+from anycast.core.maintenance.stages import NODE, Maintenance
+from tests.unit import fleets
+from tests.unit.fleets import FLEET
+from tests.unit.ops.node import CONFIG, Node, healthy
+from tests.unit.ops.test_metrics import samples
+
+
+def scraped(view: View, *, out: bool = False) -> dict[str, float]:
+    node = healthy(replace(CONFIG, fleet=FLEET), now=fleets.NOW)
+    if out:
+        node.send(ev.MaintenanceSet(scope=NODE, entry=Maintenance(reason="", by="", since=0.0)))
+    node.send(ev.FleetHeard(peers=view.peers, problem=view.problem))
+    ours = ("anycast_fleet_view", "anycast_fleet_max", "anycast_fleet_node")
+    return {name: value for name, value in samples(node).items() if name.startswith(ours)}
+
+
+def test_without_a_fleet_there_is_nothing() -> None:
+    assert not any(name.startswith("anycast_fleet") for name in samples(Node()))
+
+
+def test_of_the_view_and_of_the_whole() -> None:
+    found = scraped(fleets.ill()[1])
+    assert {
+        name.removeprefix("anycast_fleet_"): value for name, value in found.items() if "{" not in name
+    } == {"view_up": 1, "nodes": 5, "max_out": 1, "nodes_out": 1, "nodes_waiting": 1}
+    assert scraped(View(problem="etcd does not answer"))["anycast_fleet_view_up"] == 0
+
+
+def test_this_node_counts_among_those_that_are_out() -> None:
+    assert scraped(fleets.ill()[1], out=True)["anycast_fleet_nodes_out"] == 2
+
+
+def test_of_each_other_node() -> None:
+    found = scraped(fleets.ill()[1])
+
+    def of(name: str) -> list[float]:
+        return [found[f'anycast_fleet_node_{name}{{node="{node}"}}'] for node in ("lb2", "lb3", "lb4", "lb5")]
+
+    assert of("heard") == [1, 1, 0, 0]
+    assert of("out") == [1, 0, 0, 0]
+    assert of("tables_differing") == [0, 2, 0, 0]
+    assert of("age_seconds")[2:] == [42, math.inf]
+    assert of("same_configuration") == [0, 0, 0, 0]
