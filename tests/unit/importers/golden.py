@@ -18,13 +18,11 @@ FOLDER = Path(__file__).parent
 
 
 def imported(source: Source | None, *names: str) -> tuple[str, str]:
-    """The configuration and the report, with paths relative to this folder."""
-    os.chdir(FOLDER)
+    """The configuration and the report. Paths are relative to this folder, which is to be the current one."""
     paths = [Path(name) for name in names]
     report = Report()
     done = finished(*read(source, paths, report), report, Place(names[0]))
-    warnings = [warning.as_warning() for warning in done.warnings]
-    return done.text, "\n".join([*list(lines_of(report))[1:], *warnings]) + "\n"
+    return done.text, "\n".join(list(lines_of(report))[1:]) + "\n"
 
 
 def check(source: Source, name: str, files: Sequence[str]) -> None:
