@@ -99,6 +99,11 @@ ALONE: dict[str, list[tuple[str, int]]] = {
         ("maintenance on web", 2),
         ("maintenance on --on-expiry hold", 2),
     ],
+    "plan": [
+        ("plan --nodes 2 --busy 20% --clients 5000", 0),
+        ("plan --nodes 2 --busy 45% --clients 5000", 1),
+        ("plan --nodes x", 2),
+    ],
     "probe": [
         ("probe tcp://127.0.0.1:OPEN", 0),
         ("probe tcp://127.0.0.1:SHUT", 1),
@@ -126,6 +131,7 @@ ALONE: dict[str, list[tuple[str, int]]] = {
         ("render haproxy", 2),
     ],
     "schema": [("schema", 0)],
+    "simulate": [("simulate leave:2", 0), ("simulate nonsense", 2)],
     "status": [("status", 3), ("status --nagios", 3), ("status --json --nagios", 2), ("status --watch 0", 2)],
     "undrain-server": [("undrain-server web/rs1", 3), ("undrain-server web", 2)],
     "version": [("version", 0)],
