@@ -158,6 +158,10 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
 
 
 @pytest.fixture(scope="module")
