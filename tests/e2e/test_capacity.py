@@ -42,19 +42,21 @@ def of(found: Document, node: str) -> Any:
 
 
 def settled(site: Site, node: str, *names: str) -> Document:
-    """Once the rates are over the load alone: what nodes carry has not changed since the reading before."""
+    """Once the rates are over the load alone: every node has told another figure, and about the same."""
+
+    def told(found: Document) -> list[float]:
+        return [of(found, name)["today"]["load"] for name in names]
+
+    known = figures(site, node, *names)
 
     def look() -> Document | None:
-        before, after = loads.get("last"), figures(site, node, *names)
-        loads["last"] = after
-        same = before is not None and all(
-            of(after, name)["today"]["load"] == pytest.approx(of(before, name)["today"]["load"], rel=0.1)
-            and of(after, name)["today"]["load"] != of(before, name)["today"]["load"]
-            for name in names
-        )
-        return after if same else None
+        nonlocal known
+        before, now = known, figures(site, node, *names)
+        if any(was == new for was, new in zip(told(before), told(now), strict=True)):
+            return None
+        known = now
+        return now if told(now) == pytest.approx(told(before), rel=0.1) else None
 
-    loads: dict[str, Document] = {}
     return until(look, f"the load of {', '.join(names)} to be steady")
 
 
