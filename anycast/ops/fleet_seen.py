@@ -137,11 +137,10 @@ _UNKNOWN: Mapping[str, Any] = {
 
 
 def _tables(told: Document) -> str | None:
-    """One fingerprint of all tables together; None: some are not known."""
-    if not told.vips or not all(one.table for one in told.vips.values()):
-        return None
-    text = "\n".join(f"{name} {told.vips[name].table}" for name in sorted(told.vips))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS]
+    """One fingerprint of all tables that are known together; None: none is. A VIP without IPVS has none."""
+    known = {name: one.table for name, one in told.vips.items() if one.table}
+    text = "\n".join(f"{name} {known[name]}" for name in sorted(known))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS] if known else None
 
 
 def _disagreement(peer: Peer, now: float) -> dict[str, Any] | None:

@@ -126,7 +126,10 @@ def test_those_that_are_out_stand_first_and_those_that_wait_in_their_order() -> 
     ]
 
 
-def test_a_table_that_is_not_known_makes_the_fingerprint_unknown() -> None:
+def test_the_fingerprint_of_a_node_is_of_the_tables_that_are_known() -> None:
+    local = {"web": fleets.vip(), "dns": fleets.vip(table="")}
+    one, other = (document(told("lb1", vips=vips), view()) for vips in (local, {"web": fleets.vip()}))
+    assert node(one, "lb1")["tables"] == node(other, "lb1")["tables"] is not None
     shown = document(told("lb1", vips={"web": fleets.vip(table="")}), view())
     assert node(shown, "lb1")["tables"] is None
     assert shown["vips"][0]["table"] is None
