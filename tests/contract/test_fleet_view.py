@@ -21,6 +21,7 @@ from typing import TypeAlias
 import pytest
 
 from anycast import mutual_tls
+from anycast.cli.client import ask
 from anycast.core.values.fleet import Certificates
 from anycast.lease import Decoder, Lease, LeaseChange, Report, encode
 from tests.contract.fleet import NAMES, Fleet, fleet, waits
@@ -95,6 +96,8 @@ def test_a_reload_begins_and_ends_the_view(tmp_path: Path) -> None:
         text = found.config.read_text()
         found.config.write_text(text.replace("fleet: {interval", "fleet: {view: none, interval"))
         agent.send_signal(signal.SIGHUP)
+        waits(lambda: found["lb1"].named("config.rejected"))  # it would know nothing of the others
+        assert ask(found["lb1"].control, "POST", "/reload", {"allow_removal": True}).ok
         waits(lambda: pid_of(agent.pid, "anycast-fleet") is None)
         waits(lambda: set(found["lb1"].beliefs().values()) == {"unknown"})
         found.config.write_text(text)
@@ -268,7 +271,7 @@ def test_with_tls_each_end_is_known_by_its_certificate_and_an_expired_one_is_tol
     files = f"tls: {{certificate: {tmp_path}/node.pem, key: {tmp_path}/node.key, ca: {tmp_path}/ca.pem}}"
     with fleet(tmp_path, port=21625, more=files) as found:
         waits(lambda: all_heard(found))
-        assert ask(("127.0.9.1", 21626)) == b""  # nobody without a certificate gets as much as a word
+        assert told_at(("127.0.9.1", 21626)) == b""  # nobody without a certificate gets as much as a word
         authority.sign(ALL, expired=True)
         found["lb3"].kill()
         found["lb3"].start(found.config)
@@ -279,7 +282,7 @@ def test_with_tls_each_end_is_known_by_its_certificate_and_an_expired_one_is_tol
         waits(lambda: all_heard(found), 90)
 
 
-def ask(address: tuple[str, int]) -> bytes:
+def told_at(address: tuple[str, int]) -> bytes:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
