@@ -12,7 +12,7 @@ from anycast.agent import turns
 from anycast.core import events as ev
 from anycast.core.fleet import codec
 from anycast.core.fleet.turn import Seat, Stage, Wish
-from anycast.core.fleet.values import Claim, Document, Peer, Turn, VipStanding, VipTold
+from anycast.core.fleet.values import Capacity, Claim, Document, Load, Peer, Turn, VipStanding, VipTold
 from anycast.core.health.phase import Outcome
 from anycast.core.state import State
 from anycast.core.values.configuration import Node as NodeName
@@ -78,6 +78,38 @@ def test_without_its_ops_process_the_state_tells_what_it_announces(
     (why,) = asyncio.run(asked(here, tmp_path, answer))
     assert why == "fewer than 1 of the nodes that stay (fleet.min_announcing) announce web (0)"
     assert asyncio.run(asked(here, tmp_path, answer, scope="mail")) == ()
+
+
+def carrying(bits: float | None) -> bytes:
+    """As an ops process answers for lb1 that carries so much; None: it does not tell."""
+    load = None if bits is None else Load(bits=bits)
+    rows = {"web": codec.row(WEB, 0.0)}
+    document = Document(node="lb1", version="1", ready=True, load=load, rest=load)
+    return codec.answer(codec.head(document, born=1.0, at=2.0), [codec.piece(rows)], [], 2.0)
+
+
+@pytest.mark.parametrize("scope", ["", "web"])
+@pytest.mark.parametrize(
+    ("bits", "reasons"),
+    [
+        (4.5e9, "lb2 would stand at 90% of 10 Gbit/s, limit 70% (now 45%)"),
+        (2.4e9, ""),
+        (None, "it is not known how lb2 would stand: what lb1 carries is not known"),
+    ],
+)
+def test_a_drain_that_pushes_another_node_over_its_limit_is_in_the_way(
+    tmp_path: Path, scope: str, bits: float | None, reasons: str
+) -> None:
+    load = Load(bits=4.5e9)
+    here = state(tmp_path, load=load, rest=load, capacity=Capacity(bits=10e9))
+    answer = b"HTTP/1.0 200 OK\r\n\r\n" + carrying(bits)
+    found = asyncio.run(asked(here, tmp_path, answer, scope))
+    if not reasons:
+        assert found == ()
+        return
+    (why,) = found
+    assert why.startswith(f"without {'web on ' if scope else ''}lb1")
+    assert why.endswith(reasons)
 
 
 def test_one_that_waits_for_another_node_does_not_look_at_vips_meanwhile(tmp_path: Path) -> None:
