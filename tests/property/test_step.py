@@ -162,6 +162,7 @@ class World(RuleBasedStateMachine):
         self.owned = NOTHING  # as the agent saved it last
         self.configured: set[Address] = set()  # by any agent of this world
         self.dropped: dict[Key, float] = {}  # services whose address stayed: when the configuration lost them
+        self.had: dict[Key, set[DestinationKey]] = {}  # of those: its real servers then
         self.wanted: dict[Prefix, bool] = {}  # prefix -> drained, by the last lease
         self.lease: Lease | None = None
         self.pending: ev.ReadKernel | ev.ProgramKernel | None = None
@@ -192,6 +193,9 @@ class World(RuleBasedStateMachine):
         now = keys(self.config)
         self.dropped = {key: at for key, at in self.dropped.items() if key not in now}
         self.dropped |= dict.fromkeys(old - now, self.now)
+        services = self.state.index.services
+        for key in (old - now) & services.keys():
+            self.had[key] = {member.up.key for member in services[key].membership.members}
 
     @property
     def wall(self) -> float:
@@ -412,7 +416,9 @@ class World(RuleBasedStateMachine):
                     leaving = self.state.leaving.get(key.address)
                     before = leaving is not None and key not in leaving.keys  # its port was dropped earlier
                     if key in self.dropped and (still or before):
-                        active = any(one.active for one in self.kernel.connections_of(key).values())
+                        # Those that the service had lost before it was dropped have a time of their own.
+                        counts = self.kernel.connections_of(key)
+                        active = any(counts[at].active for at in self.had.get(key, ()) if at in counts)
                         drain = self.config.timing.server_drain
                         kept = active and not serves_itself(self.state.index, key)
                         assert not kept or self.now >= self.dropped[key] + drain, "connections were cut"
@@ -958,7 +964,11 @@ class Staying(World):
     @rule(outcome=st.sampled_from([Outcome.FAIL, Outcome.UNKNOWN]))
     def every_server_fails(self, outcome: Outcome) -> None:
         """What stays on as the last resort is announced all the time, and all of its servers have clients in the end."""
-        stay = [vip for vip in self.config.vips if vip.when_unhealthy is WhenUnhealthy.LAST_RESORT]
+        stay = [
+            vip
+            for vip in self.config.vips
+            if vip.when_unhealthy is WhenUnhealthy.LAST_RESORT and not vip.local  # that is the node's own
+        ]
         prefixes = {prefix_of(address) for vip in stay for address in vip.addresses}
         for _ in range(6):
             self.probe(sorted((one for one in self.state.targets if one.address != HERE), key=str), outcome)
@@ -1025,7 +1035,8 @@ class Limited(Staying):
         stay = {
             prefix_of(address)
             for vip in self.config.vips
-            if standing is not VipStanding.ANNOUNCED or vip.when_unhealthy is WhenUnhealthy.LAST_RESORT
+            if not vip.local
+            and (standing is not VipStanding.ANNOUNCED or vip.when_unhealthy is WhenUnhealthy.LAST_RESORT)
             for address in vip.addresses
         }
         assert self.wanted == dict.fromkeys(stay & everything, True)
