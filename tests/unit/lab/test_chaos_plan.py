@@ -24,7 +24,7 @@ from lab.chaos_plan import (
     options,
     turns,
 )
-from lab.faults import Faults
+from lab.fleet_faults import FleetFaults
 from lab.topology import topology
 
 NODES, SERVERS = ["lb1", "lb2", "lb3"], ["rs1", "rs2"]
@@ -35,8 +35,8 @@ def names(faults: str = "", **more: object) -> list[str]:
 
 
 def test_every_fault_has_a_way_to_be_done() -> None:
-    every = [fault for speaker in SPEAKERS for fault in faults_of(speaker)]
-    assert [one.name for one in every if one.name != RANDOM and not hasattr(Faults, one.act)] == []
+    every = [fault for speaker in SPEAKERS for fault in faults_of(speaker, fleet=True)]
+    assert [one.name for one in every if one.name != RANDOM and not hasattr(FleetFaults, one.act)] == []
 
 
 def test_bird_has_the_faults_of_exabgp_with_the_same_bounds_and_its_own_names() -> None:
