@@ -171,6 +171,12 @@ FLEET_FAULTS = (
         where="nodes",
         said="the router is never without a route",
     ),
+    Fault(
+        name="etcd-lost",
+        text="with `view: etcd`: the leader of three is killed, then a second member; both come back",
+        where="",
+        quiet=True,
+    ),
 )
 BY_NAME = {fault.name: fault for fault in FAULTS}
 # Where BIRD announces what `anycast announce-table` writes, these are called otherwise; the bounds are the same.

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lab.measuring import say
 from lab.topology import VIPS
 from lab.trial import PATIENCE, Facts
 from lab.waiting import until
+from tests.contract.etcd import BINARY, cluster
 
 OVER = 0.9  # of its capacity at which each of the others would stand without the node
 ROUNDS = 5  # of two drains at once
@@ -150,6 +152,46 @@ class FleetFaults(Faults):
             events = self.lab.watch().events[seen:]
             if not all(one.next_hops for one in events):
                 facts.wrong.append("the router was without a route")
+
+    def etcd_lost(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        """The members run on the router's machine."""
+        if BINARY is None:
+            say("etcd-lost is left out: there is no etcd here (apt-get install etcd-server)")
+            return
+        node = nodes[0]
+        others = [other for other in self.site.nodes if other != node]
+        host = self.lab.topology.node("r1").interfaces["lan0"][0].partition("/")[0]
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            stack.enter_context(netns.inside("r1"))
+            members = stack.enter_context(cluster(Path(folder), host=host))
+            view = {"view": "etcd", "etcd": {"endpoints": list(members.endpoints)}}
+            stack.enter_context(self._reloaded({"fleet": view}))
+            facts = stack.enter_context(self.trial.count(fault, "etcd"))
+            first = members.leader()
+            members.kill(first)
+            killed = time.monotonic()
+            until(partial(self._read_since, node, killed), f"{node} to hear the others by etcd", PATIENCE)
+            facts.note = f"heard again {time.monotonic() - killed:.1f} s after the leader was killed"
+            say(f"  {facts.note}")
+            members.kill((first + 1) % 3)
+            for other in others:
+                self._believes(node, other, "unknown", "etcd cannot be asked")
+            answer = self.site.leave(node)
+            if answer.ok:
+                facts.wrong.append("it may leave though etcd has no majority")
+                self.site.come_back(node)
+            self.trial.settled(facts)
+            self.trial.healing(facts)
+            members.start(first)
+            members.start((first + 1) % 3)
+            self._heard_by_all()
+
+    def _read_since(self, node: str, instant: float) -> bool:
+        """Whether the node has heard every other one since."""
+        past = time.monotonic() - instant
+        found = self._beliefs(node).values()
+        return all(one["belief"] == "heard" and one["age_s"] < past for one in found)
 
     def _leaves_and_comes_back(self, facts: Facts, node: str) -> None:
         self.site.may_leave(node)

@@ -15,6 +15,7 @@ from lab.chaos_plan import (
     BY_NAME,
     FAULTS,
     FIGURES,
+    FLEET_FAULTS,
     PEER_FAULTS,
     RANDOM,
     SPEAKERS,
@@ -164,3 +165,16 @@ def test_every_single_fault_comes_before_any_comes_again_at_a_place_of_its_kind(
     for turn in found:
         assert turn.where in (SERVERS if turn.fault.where == "server" else NODES)
         assert 0 <= turn.wait <= 2
+
+
+def test_a_fleet_has_every_other_fault_too_and_its_own_only_where_it_is_asked_for() -> None:
+    own = {one.name for one in FLEET_FAULTS}
+    assert set(names(fleet=True)) == set(names()) | own
+    assert names("cut-off,drain", fleet=True, speaker="bird") == ["drain", "cut-off"]
+    assert all(one in listing(fleet=True) and one not in listing() for one in own)
+    with pytest.raises(OptionError) as found:
+        options(faults="cut-off,melt,drain-refused")
+    assert str(found.value).splitlines() == [
+        "FAULTS: of a fleet alone, with FLEET=1: cut-off, drain-refused",
+        "FAULTS: no such fault: melt (FAULTS=help lists them)",
+    ]
