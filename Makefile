@@ -38,7 +38,7 @@ chaos: setup ## the fault matrix under 600 connections: what broke, when routes 
 	@$(BIN)/python -m lab.chaos $(if $(SPEAKER),--speaker '$(SPEAKER)') $(if $(FAULTS),--faults '$(FAULTS)') $(if $(NODES),--nodes '$(NODES)') \
 		$(if $(CONNECTIONS),--connections '$(CONNECTIONS)') $(if $(SEED),--seed '$(SEED)') \
 		$(if $(DURATION),--duration '$(DURATION)') $(if $(PEER),--peer '$(PEER)') \
-		$(if $(FIREWALL),--firewall)
+		$(if $(FIREWALL),--firewall) $(if $(FLEET),--fleet)
 
 bench: setup ## IPVS figures against ipvsadm and keepalived in the lab; two to three minutes
 	@./lab/install bench

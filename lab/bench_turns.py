@@ -24,7 +24,7 @@ import yaml
 
 from anycast.cli import client
 from anycast.core.values.report import NeighborState
-from lab import loaded_agent, measuring
+from lab import loaded_agent, measuring, turns
 from lab.figures import percentile
 from lab.measuring import say
 from lab.waiting import until
@@ -36,7 +36,6 @@ ROUTER = "10.2.1.254"
 INTERVAL = 0.5  # seconds: the shortest there is, for many rounds
 PATIENCE = 60.0  # seconds until a round is through
 FORGOTTEN = 2.0  # seconds after which nobody thinks that a node asks which asks no more
-AGAIN = 0.1  # seconds between two questions
 
 
 def host(number: int) -> str:
@@ -93,27 +92,19 @@ class Node:
 
     def is_well(self) -> bool:
         """It and all others are heard by one another, and announce."""
-        first = self.ask({})
-        if first.code != 202:
-            return False
-        self.command({"on": False, "turn": first.body["turn"]["number"]})
-        return True
+        return turns.may_leave(self._command)
 
     def ask(self, more: dict[str, Any], *, scope: str = "") -> client.Answer:
         return self.command({"on": True, **more}, scope=scope)
 
     def command(self, body: dict[str, Any], *, scope: str = "") -> client.Answer:
-        return client.command(self.control, "/maintenance", {"scope": scope, **body})
+        return self._command({"scope": scope, **body})
+
+    def _command(self, body: dict[str, Any]) -> client.Answer:
+        return client.command(self.control, "/maintenance", body)
 
     def leave(self) -> client.Answer:
-        """As `anycast maintenance on` asks: until it is no longer "not yet"."""
-        began = time.monotonic()
-        answer = self.ask({})
-        while answer.code == 202:
-            time.sleep(AGAIN)
-            turn = answer.body["turn"]["number"]
-            answer = self.ask({"turn": turn, "asked_for_s": round(time.monotonic() - began, 3)})
-        return answer
+        return turns.leave(self._command)
 
     def is_out(self) -> bool:
         return bool(client.ask(self.control, "GET", "/maintenance").body["maintenance"])

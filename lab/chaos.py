@@ -28,7 +28,8 @@ from lab.chaos_figures import Row, chaos_table, document, worst
 from lab.chaos_picture import picture
 from lab.chaos_plan import BY_NAME, RANDOM, OptionError, Options, listing, options, turns
 from lab.control import Lab, Load
-from lab.faults import Faults, Site
+from lab.faults import Site
+from lab.fleet_faults import FleetFaults
 from lab.measuring import say
 from lab.peer_healthcheck import Healthcheck
 from lab.sampler import Sample, Sampler
@@ -66,7 +67,7 @@ def site(chosen: Options) -> Iterator[tuple[Lab, Site]]:
         nodes = [balancer.name for balancer in lab.topology.balancers]
         try:
             with manager(chosen, lab, nodes) as watchdog:
-                built = Site(lab, chosen.servers, watchdog)
+                built = Site(lab, chosen.servers, watchdog, fleet=chosen.fleet)
                 built.build()
                 watchdog.begin()
                 say("every balancer announces both VIPs")
@@ -106,7 +107,7 @@ def run(chosen: Options, story: Story) -> None:
 
 
 def _matrix(chosen: Options, built: Site, trial: Trial, story: Story) -> None:
-    faults = Faults(built, trial)
+    faults = FleetFaults(built, trial)
     turn = itertools.count()
     servers = [f"rs{number}" for number in range(1, chosen.servers + 1)]
     for fault in chosen.faults:
@@ -125,7 +126,7 @@ def _matrix(chosen: Options, built: Site, trial: Trial, story: Story) -> None:
                 trial.attempt(BY_NAME[name], partial(peer.run, BY_NAME[name], where))
 
 
-def _random(chosen: Options, built: Site, trial: Trial, faults: Faults, story: Story) -> None:
+def _random(chosen: Options, built: Site, trial: Trial, faults: FleetFaults, story: Story) -> None:
     say(f"single faults in random order for {chosen.duration:g} s, seed {chosen.seed}")
     servers = [f"rs{number}" for number in range(1, chosen.servers + 1)]
     plain, trial.rows = trial.rows, story.random_rows
@@ -148,6 +149,7 @@ def report(chosen: Options, story: Story, json_path: Path, svg_path: Path, failu
         "duration_s": chosen.duration,
         "failure": failure,
         "firewall": chosen.firewall,
+        "fleet": chosen.fleet,
         "speaker": chosen.speaker,
         "closes_sent": asdict(story.sent) if story.sent is not None else None,
         "closes_arrived": asdict(story.arrived) if story.arrived is not None else None,
@@ -190,11 +192,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--speaker", default="exabgp", help="exabgp, or bird: BIRD and `anycast announce-table`"
     )
     parser.add_argument("--firewall", action="store_true", help="a stateful firewall on every balancer")
+    parser.add_argument("--fleet", action="store_true", help="the balancers know one another")
     parser.add_argument("--json", type=Path, default=BUILD / "chaos.json")
     parser.add_argument("--svg", type=Path, default=BUILD / "chaos.svg")
     given = parser.parse_args(argv)
     if given.faults == "help":
-        print(listing("bird" if given.speaker == "bird" else "exabgp"))
+        print(listing("bird" if given.speaker == "bird" else "exabgp", fleet=given.fleet))
         return 0
     try:
         chosen = options(
@@ -206,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             peer=given.peer,
             most_nodes=MOST_BALANCERS,
             firewall=given.firewall,
+            fleet=given.fleet,
             speaker=given.speaker,
         )
     except OptionError as error:

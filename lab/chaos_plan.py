@@ -32,7 +32,7 @@ class Fault:
     balancers: int = 2  # needed
     alone: bool = False  # one of the random single faults
     said: str = ""  # the promise in words, where they are others
-    method: str = ""  # of `lab.faults.Faults`; empty: as it is named
+    method: str = ""  # of `lab.fleet_faults.FleetFaults`; empty: as it is named
 
     @property
     def act(self) -> str:
@@ -136,6 +136,48 @@ FAULTS = (
     ),
     Fault(name=RANDOM, text="single faults in random order for DURATION seconds", where=""),
 )
+# Where the balancers know one another (`fleet:`), besides: none of it may cost a route.
+FLEET_FAULTS = (
+    Fault(
+        name="drain-refused",
+        text="`maintenance on` where the others would stand at 90 % without the node (of two: 45 % each): refused",
+        quiet=True,
+    ),
+    Fault(
+        name="two-drains",
+        text="`maintenance on` on two nodes in the same instant, five times",
+        where="both",
+        said="never two out",
+    ),
+    Fault(
+        name="cut-off",
+        text="a node and the others do not reach one another, its routers and real servers are reached",
+        quiet=True,
+    ),
+    Fault(
+        name="peers-garbage",
+        text="in a node's place garbage is answered, no document, an answer without an end, nothing",
+        quiet=True,
+    ),
+    Fault(
+        name="clocks-apart",
+        text="one node's agent is an hour ahead, another's an hour behind; then both leave, one after the other",
+        where="both",
+        path=True,
+    ),
+    Fault(
+        name="shared-failure",
+        text="with `last_resort`: all checks fail on all nodes; real servers answer clients on",
+        where="nodes",
+        said="the router is never without a route",
+    ),
+    Fault(
+        name="etcd-lost",
+        text="with `view: etcd`: the leader of three is killed, then a second member; both come back",
+        where="",
+        quiet=True,
+    ),
+)
 BY_NAME = {fault.name: fault for fault in FAULTS}
 # Where BIRD announces what `anycast announce-table` writes, these are called otherwise; the bounds are the same.
 _BY_BIRD = {
@@ -172,9 +214,10 @@ SILENT_TEXT = (
 )
 
 
-def faults_of(speaker: Speaker) -> tuple[Fault, ...]:
-    """Of a site whose balancers announce by that."""
-    return FAULTS if speaker == "exabgp" else tuple(map(_by_bird, FAULTS))
+def faults_of(speaker: Speaker, *, fleet: bool = False) -> tuple[Fault, ...]:
+    """Of a site whose balancers announce by that, and know one another."""
+    faults = (*FAULTS, *FLEET_FAULTS) if fleet else FAULTS
+    return faults if speaker == "exabgp" else tuple(map(_by_bird, faults))
 
 
 def _by_bird(fault: Fault) -> Fault:
@@ -199,6 +242,7 @@ class Options:
     seed: int = 1
     duration: float = 600.0  # seconds of random faults
     firewall: bool = False  # a stateful one on every balancer, with the rendered rules
+    fleet: bool = False  # the balancers know one another
     speaker: Speaker = "exabgp"
 
     @property
@@ -218,16 +262,21 @@ def options(
     most_nodes: int = 32,
     firewall: bool = False,
     speaker: str = "exabgp",
+    fleet: bool = False,
 ) -> Options:
     """Raises OptionError. `faults`: names with commas; empty: all. `peer` empty: with all of them, else not."""
     wrong = []
     by_bird = speaker == "bird"
-    known = faults_of("bird" if by_bird else "exabgp")
+    known = faults_of("bird" if by_bird else "exabgp", fleet=fleet)
     others = () if by_bird else (*FIGURES, SILENT)  # that are of ExaBGP, or of no speaker
     names = [name for name in (word.strip() for word in faults.split(",")) if name]
     unknown = [name for name in names if name not in others and all(name != one.name for one in known)]
     if speaker not in SPEAKERS:
         wrong.append(f"SPEAKER={speaker}: {' or '.join(SPEAKERS)}")
+    wanting = [name for name in unknown if any(name == one.name for one in FLEET_FAULTS)]
+    unknown = [name for name in unknown if name not in wanting]
+    if wanting:
+        wrong.append(f"FAULTS: of a fleet alone, with FLEET=1: {', '.join(wanting)}")
     if unknown:
         wrong.append(f"FAULTS: no such fault: {', '.join(unknown)} (FAULTS=help lists them)")
     if not 2 <= nodes <= most_nodes:
@@ -268,15 +317,16 @@ def options(
         seed=seed,
         duration=duration,
         firewall=firewall,
+        fleet=fleet,
         speaker="bird" if by_bird else "exabgp",
     )
 
 
-def listing(speaker: Speaker = "exabgp") -> str:
+def listing(speaker: Speaker = "exabgp", *, fleet: bool = False) -> str:
     """For FAULTS=help."""
     by_exabgp = speaker == "exabgp"
     texts = {}
-    for fault in faults_of(speaker):
+    for fault in faults_of(speaker, fleet=fleet):
         promise = f" ({fault.promise})" if fault.promise != "-" else ""
         beside = " [PEER=healthcheck too]" if by_exabgp and fault.name in PEER_FAULTS else ""
         texts[fault.name] = f"{fault.text}{promise}{beside}"

@@ -215,12 +215,13 @@ class Lab:
         main = f'router id {balancer.node4};\nprotocol device {{}}\ninclude "{folder}/anycast.conf";\n'
         (folder / "bird.conf").write_text(main)
 
-    def start(self, node: str, what: What) -> Process:
-        """Starts a daemon in its node. Raises LabError when it runs already."""
+    def start(self, node: str, what: What, more: Mapping[str, str] | None = None) -> Process:
+        """Starts a daemon in its node. `more`: of its environment. Raises LabError when it runs already."""
         if self.alive(node, what):
             raise LabError(f"{what} on {node} runs already")
         folder = self.run / node
         argv, env = self._command(node, what)
+        env = {**env, **(more or {})}
         if what in ("bgpd", "bfdd"):
             # One that comes before zebra tries again only after ten seconds.
             zebra = self.process(node, "zebra")

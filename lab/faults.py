@@ -22,19 +22,20 @@ import yaml
 from pyroute2 import IPRoute
 
 from anycast.cli import client
-from lab import configs, kernel_view, netns, places
+from lab import configs, kernel_view, netns, places, turns
 from lab.announcer import Announcers
 from lab.chaos_plan import BY_NAME, Fault
 from lab.control import Lab, What
 from lab.machine import LabError
 from lab.measuring import say
 from lab.processes import Process
-from lab.topology import HTTP_PORT, LAN, VIPS, topology
+from lab.topology import HTTP_PORT, LAN, VIPS, Node, topology
 from lab.trial import PATIENCE, Facts, Trial, patience
 from lab.waiting import until
 from lab.watchdog import Watchdog
 
 TABLE = 1179
+FLEET_PORT = 9645
 BFD = {"interval": "100ms", "multiplier": 3}
 GROUP = 4  # nodes that are started at once: the processor is one
 NOBODY = "02:00:00:00:00:99"  # a link address that nothing answers to
@@ -46,13 +47,16 @@ _IFF_UP, _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x1, 0x8913, 0x8914
 class Site:
     """The balancers' configurations and daemons. `servers`: real servers in the configuration at first."""
 
-    def __init__(self, lab: Lab, servers: int, watchdog: Watchdog | Announcers) -> None:
-        """With `Announcers` the balancers announce by BIRD, else by ExaBGP."""
+    def __init__(
+        self, lab: Lab, servers: int, watchdog: Watchdog | Announcers, *, fleet: bool = False
+    ) -> None:
+        """With `Announcers` the balancers announce by BIRD, else by ExaBGP. `fleet`: they know one another."""
         self.lab = lab
         self.watchdog = watchdog
         self.speaker: What = "bird" if isinstance(watchdog, Announcers) else "exabgp"
         self.writer: What = "announcer" if isinstance(watchdog, Announcers) else "plugin"
         self.servers = servers
+        self.fleet = fleet
         self.nodes = [balancer.name for balancer in lab.topology.balancers]
         self.daemons: tuple[What, ...] = (self.speaker, "agent")  # of a balancer, that nobody starts again
 
@@ -83,8 +87,11 @@ class Site:
         interval: float = 0.0,
         sync: bool = False,
         check: Mapping[str, Any] | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
-        """Writes the node's configuration: with that many real servers, the first ones. `check`: of another kind."""
+        """Writes the node's configuration: with that many real servers, the first ones. `check`: of another kind; `more`:
+        laid over it.
+        """
         balancer = next(one for one in self.lab.topology.balancers if one.name == node)
         site = topology(balancers=len(self.nodes), servers=servers or self.servers)
         config: dict[str, Any] = yaml.safe_load(configs.anycast_yaml(site, balancer))
@@ -103,7 +110,15 @@ class Site:
                 "socket": str(self.lab.bird(node)),
                 "user": "root",
             }
+        if self.fleet:
+            config["nodes"] = {name: {"fleet": {"listen": self.door(name)}} for name in self.nodes}
+            config["fleet"] = {"view": "peers"}
+        _lay_over(config, more or {})
         self.lab.config(node).write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def door(self, node: str, port: int = FLEET_PORT) -> str:
+        """Where the others ask the node: by the link to the real servers, which the routers are not on."""
+        return f"{self.lab.topology.node(node).interfaces['lan0'][0].partition('/')[0]}:{port}"
 
     def render(self, node: str) -> None:
         if isinstance(self.watchdog, Announcers):
@@ -113,11 +128,34 @@ class Site:
         with (self.lab.run / node / "exabgp.env").open("a") as file:
             file.write(self.watchdog.environment(node))
 
-    def reload(self, *, servers: int = 0, interval: float = 0.0, sync: bool = False) -> None:
-        """Another configuration on every node."""
+    def reload(
+        self,
+        *,
+        servers: int = 0,
+        interval: float = 0.0,
+        sync: bool = False,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Another configuration on every node, also one that guards the fleet less."""
         for node in self.nodes:
-            self.configure(node, servers=servers, interval=interval, sync=sync)
-            self.ask(node, "POST", "/reload")
+            self.configure(node, servers=servers, interval=interval, sync=sync, more=more)
+            self.ask(node, "POST", "/reload", {"allow_removal": True} if self.fleet else None)
+
+    def leave(self, node: str) -> client.Answer:
+        """`anycast maintenance on`; in a fleet the answer that is no longer "not yet". Raises UnreachableError."""
+        return turns.leave(self.commands(node), {"reason": "chaos"})
+
+    def come_back(self, node: str) -> None:
+        self.ask(node, "POST", "/maintenance", {"scope": "", "on": False})
+
+    def commands(self, node: str) -> turns.Command:
+        control = self.lab.run / node / "control.sock"
+        return partial(client.command, control, "/maintenance", timeout=PATIENCE)
+
+    def may_leave(self, node: str) -> None:
+        """In a fleet: until the others would not refuse it at once. Raises TimeoutError."""
+        if self.fleet:
+            until(lambda: turns.may_leave(self.commands(node)), f"{node} to be one that may leave", PATIENCE)
 
     def ask(
         self,
@@ -221,16 +259,25 @@ class Site:
         """The carrier of the node's link to the real servers. It keeps addresses and routes, as with a pulled cable."""
         set_link(LAN, node, up=up)
 
-    @contextlib.contextmanager
-    def out_of_reach(self, node: str) -> Iterator[None]:
+    def out_of_reach(self, node: str) -> contextlib.AbstractContextManager[None]:
         """What the node sends to the real servers gets lost, though its link is up."""
+        return self._lost(node, self.lab.topology.servers)
+
+    def cut_off(self, node: str) -> contextlib.AbstractContextManager[None]:
+        """What the node sends to the other balancers gets lost, and so every answer to them too."""
+        others = [self.lab.topology.node(other) for other in self.nodes if other != node]
+        return self._lost(node, others)
+
+    @contextlib.contextmanager
+    def _lost(self, node: str, receivers: Sequence[Node]) -> Iterator[None]:
+        """What the node sends to these by its link to the real servers."""
         with netns.inside(node):
             kernel = IPRoute()
         with kernel:
             (link,) = kernel.link_lookup(ifname="lan0")
             servers = [
                 {"dst": address.partition("/")[0], "ifindex": link}
-                for server in self.lab.topology.servers
+                for server in receivers
                 for address in server.interfaces["lan0"]
             ]
             for server in servers:
@@ -240,6 +287,15 @@ class Site:
             finally:
                 for server in servers:
                     kernel.neigh("delete", **server)
+
+
+def _lay_over(config: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Keys of `more` replace those of `config`, at any depth."""
+    for key, value in more.items():
+        if isinstance(value, Mapping) and isinstance(config.get(key), dict):
+            _lay_over(config[key], value)
+        else:
+            config[key] = value
 
 
 def set_link(place: str, name: str, *, up: bool) -> None:
@@ -286,7 +342,7 @@ class Freeze:
 
 
 class Faults:
-    """One method for each fault but `random`, by its `act`; takes the nodes and the real server."""
+    """One method for each fault but `random` and those of a fleet, by its `act`; takes the nodes and the real server."""
 
     def __init__(self, site: Site, trial: Trial) -> None:
         self.site = site
@@ -305,8 +361,11 @@ class Faults:
 
     def drain(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
         node = nodes[0]
+        self.site.may_leave(node)
         with self.trial.count(fault, node) as facts:
-            self.site.ask(node, "POST", "/maintenance", {"scope": "", "on": True, "reason": "chaos"})
+            answer = self.site.leave(node)
+            if not answer.ok:
+                raise LabError(f"{node} may not leave: {answer.body}")
             began = self.site.logged(node, "maintenance.began")
             moved = self.trial.gone(facts, node)
             withdrawn = until(
@@ -320,7 +379,7 @@ class Faults:
             self._works(facts, node)
             self.trial.settled(facts)
             self.trial.healing(facts)
-            self.site.ask(node, "POST", "/maintenance", {"scope": "", "on": False})
+            self.site.come_back(node)
             self.trial.everywhere()
 
     def agent_term(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:

@@ -6,9 +6,11 @@ it are those of `anycast render iptables`.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from lab.control import Lab
@@ -65,6 +67,40 @@ def take_down(lab: Lab, node: str) -> None:
     empty = "*raw\nCOMMIT\n*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\nCOMMIT\n"
     for program in _FAMILIES:
         _restore(lab, node, program, empty)
+
+
+@contextlib.contextmanager
+def checks_dropped(lab: Lab, nodes: Sequence[str]) -> Iterator[None]:
+    """The balancers' own packets to real servers, in one moment on all. Those of clients have the clients' addresses."""
+
+    def rules(action: str) -> None:
+        each = [
+            (
+                node,
+                f"{program}-legacy",
+                action,
+                "OUTPUT",
+                "-s",
+                own,
+                "-p",
+                "tcp",
+                "--dport",
+                "80",
+                "-j",
+                "DROP",
+            )
+            for node in nodes
+            for program, address in zip(_FAMILIES, lab.topology.node(node).interfaces["lan0"], strict=True)
+            for own in [address.partition("/")[0]]
+        ]
+        with ThreadPoolExecutor(len(each)) as pool:
+            list(pool.map(lambda words: lab.exec(*words), each))
+
+    rules("-A")
+    try:
+        yield
+    finally:
+        rules("-D")
 
 
 class Counter:

@@ -1,4 +1,4 @@
-"""A cluster of etcd on the loopback interface, three members of this machine's own package."""
+"""A cluster of etcd, by default on the loopback interface, three members of this machine's own package."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ COMES_UP = 30.0  # seconds
 class Cluster:
     """`members`: by number. A process ends with the cluster, frozen or not."""
 
-    def __init__(self, directory: Path, *options: str, scheme: str = "http") -> None:
+    def __init__(self, directory: Path, *options: str, scheme: str = "http", host: str = "127.0.0.1") -> None:
         self._directory = directory
+        self._host = host
         self._scheme = scheme
         self._options = options
-        ports = _free_ports(6)
+        ports = _free_ports(6, host)
         self._clients, self._peers = ports[:3], ports[3:]
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         for number in range(3):
@@ -34,10 +35,10 @@ class Cluster:
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        return tuple(f"{self._scheme}://127.0.0.1:{port}" for port in self._clients)
+        return tuple(f"{self._scheme}://{self._host}:{port}" for port in self._clients)
 
     def start(self, number: int) -> None:
-        peers = [f"http://127.0.0.1:{port}" for port in self._peers]
+        peers = [f"http://{self._host}:{port}" for port in self._peers]
         initial = ",".join(f"m{n}={url}" for n, url in enumerate(peers))
         assert BINARY is not None
         with (self._directory / f"m{number}.log").open("ab") as log:
@@ -104,8 +105,11 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(directory: Path, *options: str, scheme: str = "http") -> Iterator[Cluster]:
-    one = Cluster(directory, *options, scheme=scheme)
+def cluster(
+    directory: Path, *options: str, scheme: str = "http", host: str = "127.0.0.1"
+) -> Iterator[Cluster]:
+    """`host`: its address, in the namespace of whoever asks."""
+    one = Cluster(directory, *options, scheme=scheme, host=host)
     try:
         one.wait()
         yield one
@@ -126,9 +130,9 @@ def _is_well(endpoint: str) -> bool:
         return False
 
 
-def _free_ports(count: int) -> list[int]:
+def _free_ports(count: int, host: str) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
-            one.bind(("127.0.0.1", 0))
+            one.bind((host, 0))
         return [one.getsockname()[1] for one in sockets]

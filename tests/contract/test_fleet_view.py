@@ -5,18 +5,13 @@ does not end to speak.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
 import ssl
 import subprocess
-import threading
-import time
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
 
@@ -24,6 +19,7 @@ from anycast import mutual_tls
 from anycast.cli.client import ask
 from anycast.core.values.fleet import Certificates
 from anycast.lease import Decoder, Lease, LeaseChange, Report, encode
+from lab import liars
 from tests.contract.fleet import NAMES, Fleet, fleet, waits
 
 
@@ -105,98 +101,23 @@ def test_a_reload_begins_and_ends_the_view(tmp_path: Path) -> None:
         waits(lambda: found["lb1"].beliefs().get("lb2") == "heard")
 
 
-Bad: TypeAlias = Callable[[socket.socket], None]
-
-
-def garbage(client: socket.socket) -> None:
-    client.sendall(os.urandom(5000))
-
-
-def for_ever(client: socket.socket) -> None:
-    """An answer that has no end."""
-    client.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while True:
-        client.sendall(b"4000\r\n" + b" " * 0x4000 + b"\r\n")
-
-
-def dripping(client: socket.socket) -> None:
-    for one in b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n" + b" " * 50:
-        client.sendall(bytes([one]))
-        time.sleep(0.2)
-
-
-def silent(client: socket.socket) -> None:
-    time.sleep(60)
-
-
-def other(client: socket.socket) -> None:
-    body = b'{"at": 1, "born": 1, "pieces": [], "node": "lb7"}'
-    client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-
-
-def no_document(client: socket.socket) -> None:
-    client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n[[[[")
-
-
-def elsewhere(client: socket.socket) -> None:
-    client.sendall(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n")
-
-
-def newer(client: socket.socket) -> None:
-    body = json.dumps(
-        {
-            "format": 99,
-            "at": 7.0,
-            "born": 1,
-            "node": "lb3",
-            "version": "9",
-            "mood": ["sunny"],
-            "pieces": ["a"],
-            "vips": {"a": {"web": ["announced", "healthy", 3.0, "", {}], "new": ["parked", "", 1, ""]}},
-        }
-    ).encode()
-    client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-
-
-@contextlib.contextmanager
-def serving(address: tuple[str, int], bad: Bad) -> Iterator[None]:
-    """Whoever asks there is told that, once the question is there."""
-
-    def answer(client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
-            while client.recv(65536):
-                bad(client)
-
-    def accept() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
-
-    with socket.create_server(address) as listener:
-        threading.Thread(target=accept, daemon=True).start()
-        try:
-            yield
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-
-
 def test_whatever_a_peer_says_is_a_stated_problem_and_nothing_else(tmp_path: Path) -> None:
     with fleet(tmp_path, port=21619, start=("lb1", "lb2"), interval="500ms") as found:
         waits(lambda: found["lb1"].beliefs().get("lb2") == "heard")
         before = found["lb1"].status()["vips"]
         for bad, belief, why in (
-            (garbage, "unknown", "is no HTTP"),
-            (no_document, "unknown", "what it says cannot be read: it is no JSON"),
-            (other, "unknown", "lb7 answers where lb3 is asked"),
-            (elsewhere, "unknown", "it answers with status 302"),
-            (for_ever, "unknown", "larger than 4 MiB"),
-            (dripping, "gone", "no answer from 127.0.9.3:21620 within 1 s"),
-            (silent, "gone", "no answer from 127.0.9.3:21620 within 1 s"),
+            (liars.garbage, "unknown", "is no HTTP"),
+            (liars.no_document, "unknown", "what it says cannot be read: it is no JSON"),
+            (liars.other, "unknown", "lb7 answers where lb3 is asked"),
+            (liars.elsewhere, "unknown", "it answers with status 302"),
+            (liars.for_ever, "unknown", "larger than 4 MiB"),
+            (liars.dripping, "gone", "no answer from 127.0.9.3:21620 within 1 s"),
+            (liars.silent, "gone", "no answer from 127.0.9.3:21620 within 1 s"),
         ):
-            with serving(("127.0.9.3", 21620), bad):
+            with liars.serving(socket.create_server(("127.0.9.3", 21620)), bad):
                 waits(partial(_is, found, "lb3", belief, why))
             assert found["lb1"].beliefs()["lb2"] == "heard"
-        with serving(("127.0.9.3", 21620), newer):
+        with liars.serving(socket.create_server(("127.0.9.3", 21620)), liars.newer):
             waits(lambda: _is(found, "lb3", "heard", ""))
             assert found["lb1"].fleet()["lb3"]["format"] == 99
             assert found["lb1"].fleet()["lb3"]["vips"] == {"announced": 1}

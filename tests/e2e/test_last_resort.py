@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 import pytest
 
@@ -27,30 +26,10 @@ def staying(site: Site) -> None:
         site.reload(node)
 
 
-@contextlib.contextmanager
-def checks_are_dropped(site: Site, nodes: Sequence[str] = NODES) -> Iterator[None]:
-    """By a firewall on each node, in one moment for all real servers. Packets of clients have the clients' addresses."""
+def checks_are_dropped(site: Site, nodes: Sequence[str] = NODES) -> contextlib.AbstractContextManager[None]:
     if not firewall.has_legacy_tables():
         pytest.skip("this kernel has no legacy tables of iptables")
-
-    def rules(action: str) -> None:
-        each = [
-            (f"lb{n}", program, action, "OUTPUT", "-s", source, "-p", "tcp", "--dport", "80", "-j", "DROP")
-            for n in range(1, 4)
-            for program, source in (
-                ("iptables-legacy", f"10.9.1.{n}"),
-                ("ip6tables-legacy", f"fd00:9::1:{n}"),
-            )
-            if f"lb{n}" in nodes
-        ]
-        with ThreadPoolExecutor(len(each)) as pool:
-            list(pool.map(lambda words: site.lab.exec(*words), each))
-
-    rules("-A")
-    try:
-        yield
-    finally:
-        rules("-D")
+    return firewall.checks_dropped(site.lab, nodes)
 
 
 def stands(site: Site, node: str, advertise: str) -> Document:

@@ -15,6 +15,7 @@ from lab.chaos_plan import (
     BY_NAME,
     FAULTS,
     FIGURES,
+    FLEET_FAULTS,
     PEER_FAULTS,
     RANDOM,
     SPEAKERS,
@@ -24,7 +25,7 @@ from lab.chaos_plan import (
     options,
     turns,
 )
-from lab.faults import Faults
+from lab.fleet_faults import FleetFaults
 from lab.topology import topology
 
 NODES, SERVERS = ["lb1", "lb2", "lb3"], ["rs1", "rs2"]
@@ -35,8 +36,8 @@ def names(faults: str = "", **more: object) -> list[str]:
 
 
 def test_every_fault_has_a_way_to_be_done() -> None:
-    every = [fault for speaker in SPEAKERS for fault in faults_of(speaker)]
-    assert [one.name for one in every if one.name != RANDOM and not hasattr(Faults, one.act)] == []
+    every = [fault for speaker in SPEAKERS for fault in faults_of(speaker, fleet=True)]
+    assert [one.name for one in every if one.name != RANDOM and not hasattr(FleetFaults, one.act)] == []
 
 
 def test_bird_has_the_faults_of_exabgp_with_the_same_bounds_and_its_own_names() -> None:
@@ -164,3 +165,16 @@ def test_every_single_fault_comes_before_any_comes_again_at_a_place_of_its_kind(
     for turn in found:
         assert turn.where in (SERVERS if turn.fault.where == "server" else NODES)
         assert 0 <= turn.wait <= 2
+
+
+def test_a_fleet_has_every_other_fault_too_and_its_own_only_where_it_is_asked_for() -> None:
+    own = {one.name for one in FLEET_FAULTS}
+    assert set(names(fleet=True)) == set(names()) | own
+    assert names("cut-off,drain", fleet=True, speaker="bird") == ["drain", "cut-off"]
+    assert all(one in listing(fleet=True) and one not in listing() for one in own)
+    with pytest.raises(OptionError) as found:
+        options(faults="cut-off,melt,drain-refused")
+    assert str(found.value).splitlines() == [
+        "FAULTS: of a fleet alone, with FLEET=1: cut-off, drain-refused",
+        "FAULTS: no such fault: melt (FAULTS=help lists them)",
+    ]

@@ -10,9 +10,11 @@ from typing import Any, cast
 
 import pytest
 
+from anycast.config.load import load
 from lab.control import Lab
 from lab.faults import Site
 from lab.machine import LabError
+from lab.topology import topology
 
 
 class Node:
@@ -62,3 +64,21 @@ def test_an_agent_that_announces_and_does_not_listen_yet_is_asked_again(tmp_path
 def test_an_agent_that_has_ended_is_what_a_row_cannot_be_done_for(tmp_path: Path) -> None:
     with site(tmp_path, alive=False) as one, pytest.raises(LabError, match=r"lb1: POST /reload: no agent"):
         one.ask("lb1", "POST", "/reload")
+
+
+def test_in_a_fleet_each_node_asks_the_others_by_the_link_to_the_real_servers(tmp_path: Path) -> None:
+    lab = SimpleNamespace(topology=topology(), config=lambda node: tmp_path / f"{node}.yaml", run=tmp_path)
+    one = Site(cast(Lab, lab), servers=4, watchdog=cast(Any, None), fleet=True)
+    one.configure("lb1", more={"nodes": {"lb3": {"fleet": {"listen": one.door("lb3", 9650)}}}})
+    found = load(tmp_path / "lb1.yaml").config.fleet
+    assert found is not None
+    assert found.listen == "10.9.1.1:9645"
+    assert [(peer.name, peer.host, peer.port) for peer in found.peers] == [
+        ("lb2", "10.9.1.2", 9645),
+        ("lb3", "10.9.1.3", 9650),
+    ]
+    assert found.capacity.bits is None
+    one.configure("lb1", more={"fleet": {"capacity": {"bits": 5000}}})
+    again = load(tmp_path / "lb1.yaml").config.fleet
+    assert again is not None
+    assert (again.capacity.bits, [peer.port for peer in again.peers]) == (5000, [9645, 9645])
