@@ -63,6 +63,26 @@ class Report:
             for fate in Fate:
                 self._notes.pop((fate, text), None)
 
+    def not_carried(self, place: Place, text: str) -> None:
+        """This line was not carried over after all."""
+        key = Fate.CARRIED, text
+        if (known := self._notes.get(key)) is not None:
+            known.pop(place, None)
+            if not known:
+                del self._notes[key]
+
+    def instead_of_carried(self, text: str) -> Report:
+        """The same where what was carried over, as it is or different, is not: `text` is said of its lines."""
+        found = Report()
+        found.unseen = self.unseen
+        lines = [(place, fate, known) for (fate, known), places in self._notes.items() for place in places]
+        for place, fate, known in sorted(lines):
+            if fate in (Fate.CARRIED, Fate.DIFFERENT):
+                found.impossible(place, text)
+            else:
+                found.say(fate, place, known)
+        return found
+
     def carried(self, place: Place, text: str) -> None:
         self.say(Fate.CARRIED, place, text)
 

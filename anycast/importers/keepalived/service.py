@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from anycast.importers import numbers
 from anycast.importers.keepalived.checkers import Checkers, Target
-from anycast.importers.keepalived.written import Real, Virtual, Way
-from anycast.importers.model import Keys, Server, Service, Value, check, keys, together
+from anycast.importers.keepalived.written import PROTOCOL, Real, Virtual, Way
+from anycast.importers.model import Keys, Place, Server, Service, Value, check, keys, together
 from anycast.importers.quorum import servers_for
 from anycast.importers.report import Report
 from anycast.importers.services import (
@@ -30,7 +30,9 @@ class Services:
 
     def __init__(self, report: Report) -> None:
         self._report = report
-        self._checkers = Checkers(report)
+        self._carried: set[Place] = (
+            set()
+        )  # lines that one service or another has; the rest may be said to be lost
 
     def of(self, virtual: Virtual, port: int, mark: int, version: int) -> Service | None:
         """The service of one port or mark. `version`: of the address; 0: there is none."""
@@ -43,7 +45,7 @@ class Services:
         scheduler = self._scheduler(virtual, len(reals))
         flags = self._flags(virtual, scheduler)
         servers = self._servers(reals, virtual, port, mark, way)
-        tested = self._check(reals, port, mark, protocol, way)
+        tested = self._check(virtual, reals, way, port=port, mark=mark, protocol=protocol)
         quorum = self._quorum(virtual, servers)
         if virtual.one_packet and protocol != "udp" and not mark:
             self._report.no_effect(virtual.said["ops"], "ops: it is for UDP, and keepalived resets it here")
@@ -75,13 +77,15 @@ class Services:
 
     def _protocol(self, virtual: Virtual, mark: int) -> str:
         if mark:
-            if "protocol" in virtual.said:
+            if (place := virtual.protocol_place) is not None:
+                if place not in self._carried:
+                    self._report.not_carried(place, PROTOCOL)
                 self._report.no_effect(
-                    virtual.said["protocol"],
-                    "protocol: a service with a mark has none, and keepalived ignores it",
+                    place, "protocol: a service with a mark has none, and keepalived ignores it"
                 )
             return "tcp"
-        if virtual.protocol:
+        if virtual.protocol_place is not None:
+            self._keep([(virtual.protocol_place, PROTOCOL)])
             return virtual.protocol
         self._report.to_write(
             virtual.place,
@@ -205,14 +209,41 @@ class Services:
             )
         return servers
 
-    def _check(self, reals: Sequence[Real], port: int, mark: int, protocol: str, way: Way) -> Value | None:
+    def _keep(self, lines: Iterable[tuple[Place, str]]) -> None:
+        for place, text in lines:
+            self._carried.add(place)
+            self._report.carried(place, text)
+
+    def _lines_of_checks(self, virtual: Virtual, reals: Sequence[Real], carried: Collection[Place]) -> None:
+        """What becomes of lines around the checks. `carried`: the real servers whose own checks are those of the service."""
+        tested = any(real.checkers for real in reals)
+        owners: list[tuple[Virtual | Real, bool, bool]] = [(virtual, tested, bool(carried))]
+        owners += [(real, bool(real.checkers), real.place in carried) for real in reals]
+        for owner, has_checks, kept in owners:
+            if kept:
+                self._keep(owner.of_checks)
+                continue
+            for place, text in owner.of_checks:
+                if place in self._carried:
+                    continue
+                self._report.not_carried(place, text)
+                if has_checks:
+                    self._report.impossible(place, _NOT_CARRIED)
+                else:
+                    self._report.no_effect(place, "a line about checks: there is no check")
+
+    def _check(
+        self, virtual: Virtual, reals: Sequence[Real], way: Way, *, port: int, mark: int, protocol: str
+    ) -> Value | None:
         """One for all real servers of a service: the one that most have."""
         report = self._report
         of_server: dict[tuple[str, int], list[Keys]] = {}
+        said: dict[tuple[str, int], Report] = {}
         for real in reals:
             served = real.port if way.forwarding == "nat" and real.port else port
             target = Target(address=real.address, port=real.port, served=served, virtualhost=real.virtualhost)
-            made = (self._checkers.of(one, target, real.timing) for one in real.checkers)
+            checkers = Checkers(said.setdefault((real.address, served), Report()))
+            made = (checkers.of(one, target, real.timing) for one in real.checkers)
             of_server.setdefault((real.address, served), []).extend(one for one in made if one is not None)
         found = {server: together(checks) for server, checks in of_server.items()}
         alike = len({*found.values()}) == 1
@@ -231,10 +262,15 @@ class Services:
                 "the check has no port, and packets with a mark have any: the servers are checked by icmp, until you write a check with a port",
             )
             chosen = None
+        for server, lines in said.items():
+            report.take(lines if found[server] == chosen else lines.instead_of_carried(_NOT_CARRIED))
+        carried: set[Place] = set()
         how = "as most others of the service" if chosen is not None else _DEFAULTS[default]
         for real in reals:
             served = real.port if way.forwarding == "nat" and real.port else port
             own = found[real.address, served]
+            if own is not None and own == chosen:
+                carried.add(real.place)
             if not real.checkers:
                 what = "it has no check, so keepalived uses it whatever becomes of it"
                 report.different(real.place, f"real_server: {what}; here it is checked {how}")
@@ -248,6 +284,7 @@ class Services:
             elif own != chosen and chosen is not None:
                 what = "its checks are not those of most others, and all of a service have one check here"
                 report.impossible(real.place, f"real_server: {what}; it is checked {how}")
+        self._lines_of_checks(virtual, reals, carried)
         if chosen is None:
             return None if default == "tcp" else check(default)
         return None if chosen == check("tcp") and protocol == "tcp" and not mark else chosen
@@ -287,6 +324,7 @@ class Services:
         return keys(low=low.number, high=high.number)
 
 
+_NOT_CARRIED = "a line about checks: not carried over, see what is said of the real_server"
 _DEFAULTS = {
     "tcp": "by a TCP handshake at the service's port",
     "udp": "for `port unreachable` at the service's port",

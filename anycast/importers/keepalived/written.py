@@ -58,6 +58,8 @@ _MEANS: Mapping[str, tuple[str, str]] = {
     "hashed": ("no_effect", "hashed: keepalived does nothing with it"),
 }  # fmt: skip
 
+PROTOCOL = "protocol: protocol"  # what is said of a line that is carried over
+
 
 @dataclass(frozen=True, slots=True)
 class Way:
@@ -82,6 +84,7 @@ class Real:
     virtualhost: str
     place: Place
     comment: str
+    of_checks: list[tuple[Place, str]] = field(default_factory=list)  # carried over if the checks are
 
 
 @dataclass(slots=True)
@@ -91,6 +94,7 @@ class Virtual:
     place: Place
     comment: str
     protocol: str = ""
+    protocol_place: Place | None = None
     scheduler: str = ""
     way: Way | None = None
     flags: list[str] = field(default_factory=list)
@@ -107,6 +111,7 @@ class Virtual:
     snmp_name: str = ""
     reals: list[Real] = field(default_factory=list)
     said: dict[str, Place] = field(default_factory=dict)
+    of_checks: list[tuple[Place, str]] = field(default_factory=list)  # carried over if the checks are
 
 
 class Reading:
@@ -114,6 +119,10 @@ class Reading:
 
     def __init__(self, report: Report) -> None:
         self._report = report
+
+    def _of_checks(self, place: Place, text: str, owner: Virtual | Real) -> None:
+        self._report.carried(place, text)
+        owner.of_checks.append((place, text))
 
     def virtual(self, statement: Statement) -> Virtual:
         """With what becomes of its lines."""
@@ -141,8 +150,8 @@ class Reading:
                     virtual.way = self._way(one) or virtual.way
                 case "protocol":
                     if one.first.lower() in ("tcp", "udp", "sctp"):
-                        virtual.protocol = one.first.lower()
-                        report.carried(one.place, "protocol: protocol")
+                        virtual.protocol, virtual.protocol_place = one.first.lower(), one.place
+                        report.carried(one.place, PROTOCOL)
                     else:
                         report.no_effect(one.place, "protocol: keepalived does not know it, and ignores it")
                 case "ops":
@@ -179,9 +188,9 @@ class Reading:
                     report.carried(one.place, "weight: of the real servers that have none of their own")
                 case "virtualhost":
                     virtual.virtualhost = one.first
-                    report.carried(one.place, "virtualhost: host of the checks")
+                    self._of_checks(one.place, "virtualhost: host of the checks", virtual)
                 case word if word in OURS:
-                    report.carried(one.place, f"{word}: {OURS[word]} of the checks")
+                    self._of_checks(one.place, f"{word}: {OURS[word]} of the checks", virtual)
                 case "quorum_up" | "quorum_down" if places_address(" ".join(command(one))):
                     what = "the agent places the address and announces it; it stays on the node while the route is withdrawn"
                     report.different(one.place, f"{one.word}: not needed: {what}")
@@ -288,7 +297,7 @@ class Reading:
                     report.carried(one.place, "lthreshold: lower_threshold")
                 case "virtualhost":
                     real.virtualhost = one.first
-                    report.carried(one.place, "virtualhost: host of the checks")
+                    self._of_checks(one.place, "virtualhost: host of the checks", real)
                 case "inhibit_on_failure" if numbers.truth(one.args) is False:
                     report.different(
                         one.place,
@@ -298,7 +307,7 @@ class Reading:
                 case word if word in CHECKERS:
                     real.checkers.append(one)
                 case word if word in OURS:
-                    report.carried(one.place, f"{word}: {OURS[word]} of the checks")
+                    self._of_checks(one.place, f"{word}: {OURS[word]} of the checks", real)
                 case word if word in _MEANS and one.known:
                     how, text = _MEANS[word]
                     getattr(report, how)(one.place, text)

@@ -181,3 +181,32 @@ def test_what_a_copy_includes_is_found_beside_it(tmp_path: Path) -> None:
     setup, report = setup_of("include /etc/keepalived-of-lb1/conf.d/*.conf\n", tmp_path)
     assert [vip.name for vip in setup.vips] == ["web"]
     assert any("beside this one" in text for _, text in said(report, Fate.DIFFERENT))
+
+
+def test_lines_of_a_check_that_is_not_carried_over_are_not_said_to_be(tmp_path: Path) -> None:
+    server = "real_server 10.9.2.{0} 80 {{\nvirtualhost a\nTCP_CHECK {{\nconnect_ip 10.9.3.{0}\n}}\n}}\n"
+    servers = server.format(1) + server.format(2)
+    text = f"virtual_server 192.0.2.1 80 {{\nprotocol TCP\nlb_algo rr\ndelay_loop 10\n{servers}}}\n"
+    setup, report = setup_of(text, tmp_path)
+    assert setup.vips[0].services[0].check is None
+    lost = [line for line, text in said(report, Fate.IMPOSSIBLE) if text.startswith("a line about checks")]
+    assert sorted(lost) == [4, 6, 7, 8, 12, 13, 14]
+    assert {*lost}.isdisjoint(line for line, _ in said(report, Fate.CARRIED))
+
+
+def test_an_interval_of_no_check_and_a_protocol_of_a_mark_are_said_to_be_without_effect_alone(
+    tmp_path: Path,
+) -> None:
+    text = (
+        "virtual_server fwmark 1 {\nprotocol TCP\nlb_algo rr\ndelay_loop 6\nreal_server 10.9.2.1 80 {\n}\n}\n"
+    )
+    _, report = setup_of(text, tmp_path)
+    assert {2, 4} <= {line for line, _ in said(report, Fate.NO_EFFECT)}
+    assert {2, 4}.isdisjoint(line for line, _ in said(report, Fate.CARRIED))
+
+
+@pytest.mark.parametrize("order", ["192.0.2.1 80\nfwmark 1\n", "fwmark 1\n192.0.2.1 80\n"])
+def test_a_line_that_one_service_of_a_group_has_is_carried_over(order: str, tmp_path: Path) -> None:
+    text = f"virtual_server_group g {{\n{order}}}\nvirtual_server group g {{\nprotocol TCP\nlb_algo rr\nreal_server 10.9.2.1 80 {{\n}}\n}}\n"
+    _, report = setup_of(text, tmp_path)
+    assert 6 in {line for line, _ in said(report, Fate.CARRIED)}
