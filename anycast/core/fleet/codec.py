@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from sys import intern
@@ -26,7 +27,9 @@ MOST_VIPS = 20_000
 MOST_NODES = 64
 MOST_LOADS = 64  # VIPs whose own load is told
 MOST_TEXT = 200  # characters
-_NAME = 63
+_NAME = re.compile(r"[!-~]{1,63}")
+"""Of a node or a VIP, a word, a fingerprint: what goes on to the agent, to a log and a terminal is bounded in bytes, too."""
+_KNOWN_BY = re.compile(r"[0-9A-Za-z]{1,64}")  # a digest: it goes back in a header
 _PIECE = 64  # VIPs of a piece, about
 _MOST_PIECES = 256
 _DIGEST = 6  # bytes
@@ -172,7 +175,7 @@ def read(data: bytes, known: Mapping[str, Mapping[str, Row]]) -> Heard:
     pieces: dict[str, Mapping[str, Row]] = {}
     for digest in digests:
         found = fresh.get(digest) if isinstance(digest, str) else None
-        if found is not None:
+        if found is not None and _KNOWN_BY.fullmatch(digest):
             pieces[digest] = dict(read_rows(found))
         elif isinstance(digest, str) and digest in known:
             pieces[digest] = known[digest]
@@ -190,18 +193,23 @@ def read_rows(found: object) -> Iterator[tuple[str, Row]]:
     for name, one in found.items():
         match one:
             case [str(standing), str(reason), int() | float() as since, str(table), *more] if (
-                standing in _STANDINGS and len(name) <= _NAME and math.isfinite(since)
+                standing in _STANDINGS and _NAME.fullmatch(name) and abs(since) < _MOST
             ):
                 yield (
                     intern(name),
                     (
                         intern(standing),
-                        intern(reason[:_NAME]),
+                        intern(_word(reason)),
                         float(since),
-                        intern(table[:_NAME]),
+                        intern(_word(table)),
                         _rank(more[0]) if more else (),
                     ),
                 )
+
+
+def _word(found: str) -> str:
+    """Empty: it is none."""
+    return found if _NAME.fullmatch(found) else ""
 
 
 def _rank(found: object) -> tuple[int, ...]:
@@ -248,7 +256,7 @@ def _turn_of(found: object, at: float) -> Turn | None:
     if not isinstance(found, dict) or found.get("claim") not in set(map(str, Claim)):
         return None
     since, number = _figure(found, "since"), found.get("number")
-    if since is None or not isinstance(number, int):
+    if since is None or not isinstance(number, int) or not abs(number) < _MOST:
         return None
     return Turn(
         claim=Claim(found["claim"]),
@@ -282,7 +290,7 @@ def _list(body: Mapping[str, Any], key: str) -> list[Any] | None:
 
 
 def _names(body: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    found = (one for one in _list(body, key) or () if isinstance(one, str) and len(one) <= _NAME)
+    found = (one for one in _list(body, key) or () if isinstance(one, str) and _NAME.fullmatch(one))
     return tuple(intern(one) for one in list(found)[:MOST_NODES])
 
 
@@ -311,7 +319,7 @@ def _weight(found: object) -> int | None:
 def _loads(body: Mapping[str, Any]) -> Iterator[tuple[str, Load]]:
     found = body.get("loads")
     for name, one in list(found.items())[:MOST_LOADS] if isinstance(found, dict) else ():
-        if len(name) <= _NAME and (load := _load_of(one)) is not None:
+        if _NAME.fullmatch(name) and (load := _load_of(one)) is not None:
             yield intern(name), load
 
 

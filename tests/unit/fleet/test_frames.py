@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anycast.core.events import FleetHeard
+from anycast.core.fleet import codec
 from anycast.core.fleet.codec import BrokenError, Row
 from anycast.core.fleet.values import Document, Load, Peer, Source, VipStanding, VipTold
 from anycast.fleet.frames import LENGTH, MOST, Receiver, Told, differing, is_urgent, packed, summed
+from anycast.fleet.memory import Memory
 
 LOAD = Load(bits=3.0)
 
@@ -160,3 +162,33 @@ def test_of_more_nodes_than_there_can_be_nothing_is_taken() -> None:
         tell(number)
     with pytest.raises(BrokenError, match="more than 256 nodes"):
         tell(256)
+
+
+LONGEST = [f"{'☃' * 61}{n:02}" for n in range(64)]
+ASCII = [f"{chr(34) * 61}{n:02}" for n in range(64)]  # each letter is escaped
+
+
+@pytest.mark.parametrize("names", [LONGEST, ASCII])
+def test_whatever_a_node_says_makes_no_frame_for_which_the_agent_would_kill_the_process(
+    names: list[str],
+) -> None:
+    """One node that lies would take the view of all the others."""
+    words = "☃" * 500
+    turn = {
+        "claim": "asked",
+        "since": 1,
+        "number": 9 * 10**4298,
+        "scope": words,
+        "by": words,
+        "reason": words,
+    }
+    head = {"version": words, "configuration": words, "maintenance": words, "turn": turn, "hears": names}
+    loads = dict.fromkeys(names, [1 / 3] * 4)
+    rows = {name: ["announced", name, 1.5, name, [-(2**31)] * 8] for name in names}
+    body = {"node": "lb2", "at": 1, "born": 1, "pieces": ["aa"], "vips": {"aa": rows}, "fleet": names}
+    heard = codec.read(json.dumps({**body, **head, "loads": loads}).encode(), {})
+    memory = Memory(Told(name="lb2"))
+    memory.news(heard, 10.0)
+    sent = frames(None, memory.told)
+    assert max(map(len, sent)) <= MOST
+    assert taken(Receiver(), sent).heard == 10.0

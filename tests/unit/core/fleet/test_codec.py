@@ -158,3 +158,29 @@ def test_whatever_stands_in_it_is_a_bounded_document_or_a_reason(changes: dict[s
 def test_no_bytes_do_more_than_be_refused(data: bytes) -> None:
     with pytest.raises(BrokenError):
         codec.read(data, {})
+
+
+def lie(since: object = 1, digest: str = "aa", name: str = "web", word: str = "healthy") -> bytes:
+    rows = {name: ["announced", word, since, word, []]}
+    head = {"node": "lb2", "at": 1, "born": 1, "fleet": [name], "hears": [name]}
+    return json.dumps({**head, "pieces": [digest], "vips": {digest: rows}}).encode()
+
+
+@pytest.mark.parametrize("since", [10**400, 1e300, -1e300])
+def test_an_instant_that_can_be_none_is_left_out_with_its_vip(since: object) -> None:
+    assert codec.read(lie(since), {}).pieces == {"aa": {}}
+
+
+@pytest.mark.parametrize("digest", ["a\nb", "a,b", "", "ä", "a" * 100])
+def test_a_digest_that_cannot_go_back_in_a_header_is_refused(digest: str) -> None:
+    """It was remembered, and the node could not be asked any more."""
+    with pytest.raises(BrokenError):
+        codec.read(lie(digest=digest), {})
+
+
+@pytest.mark.parametrize("name", ["we\ud800b", "a\x1b[2J", "", "☃"])
+def test_what_is_no_name_is_left_out(name: str) -> None:
+    heard = codec.read(lie(name=name), {})
+    assert (heard.pieces, heard.document.fleet, heard.document.hears) == ({"aa": {}}, (), ())
+    (row,) = codec.read(lie(word=name), {}).pieces["aa"].values()
+    assert (row[1], row[3]) == ("", "")
