@@ -175,7 +175,7 @@ def _guards(body: dict[str, Any] | None) -> Guards | None:
         return None
     known = {one.name for one in fields(Guards)}
     found = {name: value for name, value in body.items() if name in known}
-    return Guards(**{**found, "capacity": tuple(map(str, found["capacity"]))})
+    return Guards(**{**found, **{key: tuple(map(str, found.get(key, ()))) for key in ("capacity", "trust")}})
 
 
 def contents(path: Path) -> list[tuple[str, bytes]]:

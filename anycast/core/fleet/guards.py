@@ -12,6 +12,7 @@ from anycast.core.values.fleet import Fleet, FleetView
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guards:
     """Of one configuration, as plain values. `capacity`: what of it is configured. `window`: seconds, of `velocity`.
+    `trust`: the keys that are written of those by which the others are believed.
 
     `nodes`, `percent`: of `velocity`; both None: there is none.
     """
@@ -24,6 +25,14 @@ class Guards:
     nodes: int | None = None
     percent: float | None = None
     window: float = 0.0
+    trust: tuple[str, ...] = ()
+
+
+_TRUST = {
+    "token": "whoever asks would be answered without one",
+    "tls": "nobody would prove who he is",
+    "etcd": "who may leave for a maintenance would no longer be decided strictly",
+}
 
 
 def guards(fleet: Fleet | None) -> Guards | None:
@@ -44,6 +53,7 @@ def guards(fleet: Fleet | None) -> Guards | None:
         nodes=None if velocity is None else velocity.nodes,
         percent=None if velocity is None or velocity.percent is None else float(velocity.percent.value),
         window=0.0 if velocity is None else velocity.window,
+        trust=tuple(key for key in _TRUST if getattr(fleet, key) is not None),
     )
 
 
@@ -68,6 +78,10 @@ def lowered(before: Guards | None, after: Guards | None) -> Iterator[str]:
     if gone := [name for name in before.capacity if name not in after.capacity]:
         yield f"fleet.capacity would not say {' and '.join(gone)} any more: no drain would be refused for its sake"
     yield from _velocity(before, after)
+    if after.view != FleetView.NONE:
+        yield from (
+            f"fleet.{key} would be gone: {_TRUST[key]}" for key in before.trust if key not in after.trust
+        )
 
 
 def _velocity(before: Guards, after: Guards) -> Iterator[str]:

@@ -8,11 +8,13 @@ import pytest
 
 from anycast.core.fleet.guards import Guards, guards, lowered
 from anycast.core.fleet.values import Capacity
+from anycast.core.hooks import Secret
 from anycast.core.values.described import Percent
-from anycast.core.values.fleet import Fleet, FleetView, Velocity
+from anycast.core.values.fleet import Certificates, Etcd, Fleet, FleetView, Velocity
 
 FLEET = Fleet(max_out=2, min_announcing=2, capacity=Capacity(bits=1e10, packets=1e6, limit=0.7))
 LIMITED = replace(FLEET, velocity=Velocity(nodes=1, window=60.0))
+TRUSTING = replace(FLEET, token=Secret(file="/t"), tls=Certificates(), etcd=Etcd())
 IN_PERCENT = replace(FLEET, velocity=Velocity(percent=Percent(40), window=60.0))
 
 
@@ -54,6 +56,9 @@ def told(before: Fleet | None, after: Fleet | None) -> list[str]:
             "fleet.velocity.window would go down from 60 s to 10 s",
         ),
         (LIMITED, IN_PERCENT, "fleet.velocity would count in another way"),
+        (TRUSTING, replace(TRUSTING, token=None), "fleet.token would be gone"),
+        (TRUSTING, replace(TRUSTING, tls=None), "fleet.tls would be gone"),
+        (TRUSTING, replace(TRUSTING, etcd=None), "fleet.etcd would be gone"),
     ],
 )
 def test_a_guard_that_is_lowered_is_told(before: Fleet, after: Fleet | None, said: str) -> None:
