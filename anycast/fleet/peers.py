@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable, Mapping
 
@@ -287,4 +288,8 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
 async def _refusal(response: aiohttp.ClientResponse) -> str:
     if response.status == 401:
         return "it does not take this node's token (`fleet.token_file` must be the same on all nodes)"
-    return f"it answers with status {response.status}"
+    told = ""
+    if response.status == 503:  # it says why
+        with contextlib.suppress(BrokenError, ValueError, RecursionError):
+            told = codec.said(await _body(response))
+    return told or f"it answers with status {response.status}"

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hmac
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from anycast.core.hooks import Secret
 from anycast.core.values.configuration import Config
 from anycast.core.values.fleet import Certificates, Fleet
 from anycast.listening import bind_tcp
-from anycast.ops import fleet_tables
+from anycast.ops import fleet_tables, status
 from anycast.ops.connections import Limits, Listening, counted
 from anycast.ops.fleet import Told
 from anycast.ops.source import Source
@@ -71,8 +72,11 @@ class _How:
 class Door:
     """Serves nobody until `keep` has bound it."""
 
-    def __init__(self, source: Source, told: Told, stands: Stands) -> None:
+    def __init__(
+        self, source: Source, told: Told, stands: Stands, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._source = source
+        self._clock = clock
         self._told = told
         self._stands = stands
         self._token: str | None = None
@@ -137,6 +141,10 @@ class Door:
             return _refused(405, "questions alone are answered here")
         if (why := self._stranger(request, fleet)) is not None:
             return why
+        if status.lag(self._source.facts.state, self._source.facts.last_step, self._clock()):
+            # What it said last stands here as it was, and its lease has run out: its routes are gone. Without figures: a text
+            # that changes is logged by all nodes with each question.
+            return _refused(503, "its agent hangs, and its routes are gone with its lease")
         if vip:
             return tables_of(self._source, request.path.removeprefix(tables.PATH))
         return reply(self._told, request)

@@ -154,6 +154,12 @@ class Heard:
     at: float
 
 
+def said(data: bytes) -> str:
+    """Why it gives no document, in its words; empty: it does not say. Raises ValueError, RecursionError: it is no JSON."""
+    body = json.loads(data)
+    return _text(body, "error") if isinstance(body, dict) else ""
+
+
 def read(data: bytes, known: Mapping[str, Mapping[str, Row]]) -> Heard:
     """`known`: the pieces that it was told are known. Raises BrokenError."""
     if len(data) > MOST_BYTES:

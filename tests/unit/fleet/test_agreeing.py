@@ -95,7 +95,9 @@ async def two(folder: Path) -> AsyncIterator[tuple[Node, Node, Heard]]:
         listener.bind(str(folder / "ops.sock"))
         listener.listen()
         await local.listen(listener)
-        door = asyncio.create_task(Door(other, Told(other), lambda *_: None).keep())
+        door = asyncio.create_task(
+            Door(other, Told(other), lambda *_: None, clock=lambda: other.last_step).keep()
+        )
         process = asyncio.create_task(serve(theirs))
         following = asyncio.create_task(heard.follow(ours, task))
         try:

@@ -28,7 +28,10 @@ class Site:
         self.node: Node = large(4, pool=2)
         self.stands: dict[str, str] = {}
         self.reload(fleet)
-        self.door = Door(self.node, Told(self.node), self.stood)
+        self.hung = 0.0  # seconds without a step of the agent
+        self.door = Door(
+            self.node, Told(self.node), self.stood, clock=lambda: self.node.last_step + self.hung
+        )
 
     def stood(self, where: str, why: str) -> None:
         self.stands[where] = why
@@ -110,6 +113,26 @@ def test_who_has_the_token_is_told_once_what_has_not_changed(
 
     play(monkeypatch, site, story)
     assert not any(site.stands.values())
+
+
+def test_a_node_whose_agent_hangs_says_nothing_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it knows is of a moment when its routes were there."""
+    port = free_port()
+    site = Site(Fleet(listen=f"127.0.0.1:{port}"))
+
+    async def story() -> None:
+        async def answers() -> bool:
+            return (await ask(port))[0] == 200
+
+        await until(answers)
+        site.hung = 20.0
+        for path in ("/fleet", "/fleet/vips/v0"):
+            code, _, body = await ask(port, path=path)
+            assert (code, codec.said(body)[:15]) == (503, "its agent hangs")
+        site.hung = 0.0
+        await until(answers)
+
+    play(monkeypatch, site, story)
 
 
 def test_without_its_own_token_it_trusts_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
