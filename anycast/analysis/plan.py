@@ -234,7 +234,7 @@ def _busiest(flows: int, nodes: int, chance: random.Random) -> float:
 def _figures(config: Config | None, asked: Asked) -> Iterator[Figure]:
     if (flows := _flows(asked)) is not None and asked.nodes > 1:
         yield _evenness(asked, flows)
-    if asked.connections is not None:
+    if asked.connections is not None and (config is None or config.needs_ipvs):
         yield from _table(config, asked, asked.connections)
         if asked.server_connections is not None:
             yield _servers(asked.connections, asked.server_connections, asked.capacity.limit)

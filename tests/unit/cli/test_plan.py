@@ -62,6 +62,10 @@ def test_running_nodes_tell_what_they_carry(tmp_path: Path, capsys: pytest.Captu
         (["--nodes", "0"], "is not a number of nodes from 1 to 64"),
         (["--nodes", "2", "--busy", "101%"], "is not from 1% to 100%"),
         (["--nodes", "2", "--busy", "0"], "is not from 1% to 100%"),
+        (
+            ["--nodes", "2", "--busy", "0.45"],
+            "is not from 1% to 100% (write 45%)",
+        ),  # 45 %, or not half a percent?
         (["--nodes", "2", "--bits", "0G"], "is not a number above 0"),
         (["--nodes", "2", "--clients", "viele"], "is not a number above 0"),
     ],
