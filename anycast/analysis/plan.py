@@ -342,7 +342,7 @@ def _slots(config: Config) -> Iterator[Figure]:
 
 _NEEDS = {
     Forwarding.DR: "each real server on a link of every balancer, with the VIP on lo; answers do not come back",
-    Forwarding.NAT: "answers come back through the balancer that has the connection, and count there too",
+    Forwarding.NAT: "answers to come back through the balancer that has the connection; they count there too",
     Forwarding.TUNNEL: "20 to 60 bytes of MTU for the header on the way to the real servers; answers do not come back",
 }
 
