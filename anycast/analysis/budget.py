@@ -65,8 +65,8 @@ class Kind(StrEnum):
 WORDS: dict[Kind, str] = {
     Kind.SERVER_DIES: "a real server refuses",
     Kind.SERVER_HANGS: "a real server answers nothing",
-    Kind.SERVICE_DIES: "all real servers of a service refuse",
-    Kind.SERVICE_HANGS: "all real servers of a service answer nothing",
+    Kind.SERVICE_DIES: "all that serve a service refuse",
+    Kind.SERVICE_HANGS: "all that serve a service answer nothing",
     Kind.REQUIREMENT_FAILS: "a required check fails",
     Kind.UNPROVEN: "checks cannot run, by a fault of the node's own",
     Kind.AGENT_DIES: "agent crashes or hangs",
@@ -166,7 +166,10 @@ def budget(config: Config, assumed: Assumed | None = None) -> Budget:
     assumed = assumed or Assumed()
     outages = tuple(_grouped((*_checked(config, assumed), *_announced(config, assumed))))
     backups = tuple(vip.name for vip in config.vips if vip.role is Role.BACKUP)
-    last = tuple(vip.name for vip in config.vips if vip.when_unhealthy is WhenUnhealthy.LAST_RESORT)
+    # What the node itself serves is its own: a VIP that has nothing else has no real servers that may fail for all nodes.
+    last = tuple(
+        vip.name for vip in config.vips if vip.services and vip.when_unhealthy is WhenUnhealthy.LAST_RESORT
+    )
     concerns = tuple(_concerns(config, assumed))
     return Budget(outages=outages, concerns=concerns, backups=backups, last_resorts=last)
 

@@ -234,7 +234,7 @@ def _busiest(flows: int, nodes: int, chance: random.Random) -> float:
 def _figures(config: Config | None, asked: Asked) -> Iterator[Figure]:
     if (flows := _flows(asked)) is not None and asked.nodes > 1:
         yield _evenness(asked, flows)
-    if asked.connections is not None:
+    if asked.connections is not None and (config is None or config.needs_ipvs):
         yield from _table(config, asked, asked.connections)
         if asked.server_connections is not None:
             yield _servers(asked.connections, asked.server_connections, asked.capacity.limit)
@@ -342,7 +342,7 @@ def _slots(config: Config) -> Iterator[Figure]:
 
 _NEEDS = {
     Forwarding.DR: "each real server on a link of every balancer, with the VIP on lo; answers do not come back",
-    Forwarding.NAT: "answers come back through the balancer that has the connection, and count there too",
+    Forwarding.NAT: "answers to come back through the balancer that has the connection; they count there too",
     Forwarding.TUNNEL: "20 to 60 bytes of MTU for the header on the way to the real servers; answers do not come back",
 }
 

@@ -141,6 +141,10 @@ def _of_vip(vip: Vip, kinds: set[bool]) -> Iterator[tuple[str, str, str, str]]:
     if stays_on and any(_falls_at_once(service) for service in vip.services):
         what = "with fall: 1 real servers that fail together lose their clients one after the other"
         yield "fall", "when_unhealthy", what, "write fall: 2 or more in the check of its real servers"
+    if stays_on and not vip.services and any(one.check is not None for one in vip.local):
+        what = "this node itself serves it, and where its own program fails the check the VIP is withdrawn, on every node alike"
+        do = "remove the line, or put what all nodes share (an upstream) into require, with its address"
+        yield "local", "when_unhealthy", what, do
     if backup and True in kinds and (preference(vip).local_preference or 0) >= USUAL_LOCAL_PREFERENCE:
         what = f"a primary that says nothing has {USUAL_LOCAL_PREFERENCE}, and the higher one is preferred"
         yield (

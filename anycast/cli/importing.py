@@ -31,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
         return _refused(
             f"{args.output} is there already and stays as it is (name another file, or write --force)"
         )
+    if to_file and any(_is_same(Path(word), args.output) for word in args.what):
+        return _refused(f"{args.output} is what is read, and stays as it is (name another file)")
     try:
         source, setup, place = _read(args, report)
         if args.mh:
@@ -70,6 +72,13 @@ def _read(args: argparse.Namespace, report: Report) -> tuple[Source, Setup, Plac
     if not files:
         raise SourceError(Place(first), "no file is named", f"write the files of {first} behind it")
     return *read(source, files, report, addresses), Place(str(files[0]))
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):
+        return False
 
 
 def _refused(why: str) -> int:

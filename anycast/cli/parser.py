@@ -742,9 +742,10 @@ def _amount(text: str) -> float:
 
 
 def _share(text: str) -> float:
+    """A whole percent at least: 0.45 may be meant as 45 %."""
     found = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%?", text, re.ASCII)
-    if found is None or not 0 < float(found[1]) <= 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is not from 1% to 100%")
+    if found is None or not 1 <= float(found[1]) <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not from 1% to 100% (write 45%)")
     return float(found[1]) / 100
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         )
         return ExitCode.USAGE
     try:
-        asked = _asked(args, nodes)
+        asked = _asked(args, nodes, config)
     except (OSError, ValueError) as error:
         print(f"anycast: plan: {printable(str(error))}", file=sys.stderr)
         return ExitCode.USAGE
@@ -66,8 +67,8 @@ def _configured(args: argparse.Namespace) -> tuple[Config | None, int | None]:
     return seen[0].config, len(every.names) or None
 
 
-def _asked(args: argparse.Namespace, nodes: int) -> Asked:
-    """Raises OSError, ValueError."""
+def _asked(args: argparse.Namespace, nodes: int, config: Config | None) -> Asked:
+    """What an option does not say of the capacity, the file's `fleet.capacity` does. Raises OSError, ValueError."""
     from anycast.analysis.plan import LIMIT, Asked, added, of_messages
     from anycast.core.fleet.values import Capacity
 
@@ -83,13 +84,16 @@ def _asked(args: argparse.Namespace, nodes: int) -> Asked:
     if args.status:
         running = added([_document(one) for one in args.status])
         given |= {name: value for name, value in running.items() if given[name] is None}
-    capacity = Capacity(
-        packets=args.capacity_packets,
-        bits=args.capacity_bits,
-        new_connections=args.capacity_new_connections,
-        connections=args.capacity_connections,
-        limit=LIMIT if args.limit is None else args.limit,
-    )
+    written = config.fleet.capacity if config is not None and config.fleet is not None else None
+    capacity = written or Capacity(limit=LIMIT)
+    said = {
+        "packets": args.capacity_packets,
+        "bits": args.capacity_bits,
+        "new_connections": args.capacity_new_connections,
+        "connections": args.capacity_connections,
+        "limit": args.limit,
+    }
+    capacity = replace(capacity, **{name: value for name, value in said.items() if value is not None})
     return Asked(
         nodes=nodes,
         clients=None if args.clients is None else round(args.clients),

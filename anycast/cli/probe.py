@@ -79,6 +79,7 @@ class _Shown:
 class _Job:
     name: str
     check: Aimed
+    here: Address | None = None  # at which the node itself is to answer
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,11 +101,31 @@ def run(args: argparse.Namespace) -> int:
         for problem in error.problems:
             print(printable(str(problem)), file=sys.stderr)
         return ExitCode.CONFIG
+    for address in dict.fromkeys(job.here for job in jobs if job.here is not None and _asks(job, job.here)):
+        if not is_here(address):
+            print(f"warning: this node does not have {address}: another node may answer", file=sys.stderr)
     round_ = _Round(file, args.timeout, aloud=not args.json)
     results = [round_.run(job) for job in jobs]
     if len(jobs) > 1 and not args.json:
         print(_summary(jobs, results))
     return _end(round_.shown, results, as_json=args.json)
+
+
+def _asks(job: _Job, address: Address) -> bool:
+    return any(
+        isinstance(leaf, Target) and leaf.address == address for _, leaf in _leaves(job.name, job.check)
+    )
+
+
+def is_here(address: Address) -> bool:
+    """By the source that the kernel takes to reach it: of what is here that is the same. No packet is sent."""
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as asked:
+        try:
+            asked.connect((str(address), 9))
+        except OSError:
+            return False
+        return str(asked.getsockname()[0]) == str(address)
 
 
 def _summary(jobs: Sequence[_Job], results: Sequence[Result]) -> str:
@@ -328,7 +349,7 @@ def _in_use(name: str, tree: Tree, loaded: Loaded) -> list[_Job]:
         for local in vip.local:
             for address in vip.addresses if local.check is not None and _contains(local.check, tree) else ():
                 where = f"{name} for {vip.name} {local.name} at {address}"
-                jobs[_Job(where, aimed(tree, address, local.port))] = None
+                jobs[_Job(where, aimed(tree, address, local.port), address)] = None
     return list(jobs)
 
 
@@ -357,7 +378,8 @@ def _of_servers(name: str, loaded: Loaded) -> Iterator[_Job]:
             yield _Job(_used(use), use.check)
     for one in requirements(loaded.config):
         if name == one.vip:
-            yield _Job(f"{one.vip} {one.subject}" if one.is_local else one.scope, one.check)
+            name_of = f"{one.vip} {one.subject}" if one.is_local else one.scope
+            yield _Job(name_of, one.check, one.address if one.is_local else None)
 
 
 def _used(use: Use) -> str:

@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 RESTART = "restart the agent"
 FIGURES = 16  # pools whose moved flows are worked out: each takes a hundredth of a second, or a few
+ENDING = ": connections of IPVS end at once: reload in maintenance"
 HANGING = (
     ": connections hang where real servers keep address and port (change one of them in the same reload)"
 )
@@ -375,6 +376,8 @@ def _vip(old: model.Vip, new: model.Vip, pools: Mapping[str, str]) -> Iterator[s
             yield f"{where} check {_arrow(_part(old.check), _part(new.check))}"
 
     yield from _members(title, "local service", _by_name(old.local), _by_name(new.local), differ_here)
+    if given := sorted({one.name for one in old.services} & {one.name for one in new.local}):
+        yield f"{title}: {some(given)} goes from IPVS to this node itself{ENDING}"
 
 
 def _service(title: str, old: model.Service, new: model.Service, pools: Mapping[str, str]) -> Iterator[str]:

@@ -224,6 +224,13 @@ def test_what_has_the_same_sum_is_told_once_with_all_its_places() -> None:
     assert len({(one.kind, one.terms) for one in full.outages}) == len(full.outages)
 
 
+def test_what_a_node_serves_itself_is_no_last_resort_of_real_servers() -> None:
+    text = FILE.replace("HOLD", "").replace("TIMING", "").replace("PROTOCOL", "when_unhealthy: last_resort")
+    assert budget(loads(text, hostname="lb1").config).last_resorts == ("web",)
+    text = text.replace("servers: [10.9.2.1, 10.9.2.2]", "local: true")
+    assert budget(loads(text, hostname="lb1").config).last_resorts == ()
+
+
 def test_a_limit_is_kept_by_what_equals_it() -> None:
     found = budget(config("hold_time: 3, bfd: true,"))
     dead = worst(found, Kind.NODE_DIES)

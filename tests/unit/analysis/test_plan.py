@@ -81,6 +81,12 @@ def test_what_a_configuration_tells_is_in_it() -> None:
     assert all(one.formula and one.source for one in found.figures)
 
 
+def test_a_node_without_ipvs_has_no_table_of_connections_and_no_real_servers() -> None:
+    resolvers = load(EXAMPLES / "resolver.yaml").config
+    found = plan(resolvers, Asked(nodes=3, connections=1e5, server_connections=1e4))
+    assert {one.code for one in found.figures}.isdisjoint(("memory", "table", "sync", "servers"))
+
+
 def test_figures_that_cannot_all_be_right_are_told() -> None:
     for asked in (
         Asked(nodes=2, packets=1000, bits=1e9),  # 125,000 bytes in a packet

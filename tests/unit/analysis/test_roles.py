@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from anycast.config.load import loads
@@ -62,6 +64,13 @@ def test_what_does_nothing_or_the_contrary_is_told(vip: str, remote_as: int, pla
     (found,) = warned(vip, remote_as)
     assert f"vips.web.{place}: " in found
     assert what in found
+
+
+@pytest.mark.parametrize(("more", "count"), [("local: true", 1), ("servers: [10.9.2.1]", 0)])
+def test_a_last_resort_of_what_the_node_itself_serves_is_told(more: str, count: int) -> None:
+    vip = "web: {address: 192.0.2.1, port: 80, when_unhealthy: last_resort, MORE}".replace("MORE", more)
+    told = loads(re.sub("web: .*}}", vip + "}", text("", 65000)), "f", hostname="lb1").warnings
+    assert ["its own program fails the check" in str(one) for one in told] == [True] * count
 
 
 @pytest.mark.parametrize(

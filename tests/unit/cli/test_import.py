@@ -70,6 +70,17 @@ def test_a_file_that_is_there_stays_unless_it_is_forced(
     assert "192.0.2.1" in new.read_text()
 
 
+def test_what_is_read_is_not_written_over(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = tmp_path / "link.yaml"
+    link.symlink_to(source)
+    for target in (source, link):
+        assert run(source, "-o", target, "--force") == 1
+        assert "is what is read, and stays as it is" in capsys.readouterr().err
+    assert "virtual_server" in source.read_text()
+
+
 def test_strict_writes_nothing_where_a_line_is_lost(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

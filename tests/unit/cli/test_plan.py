@@ -32,6 +32,18 @@ def test_a_fleets_file_says_how_many_there_are(capsys: pytest.CaptureFixture[str
     assert "how many balancers are there?" in capsys.readouterr().err
 
 
+def test_the_capacity_that_the_file_names_counts_unless_an_option_says_another(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for options, carries in ([], 10e9), (["--capacity-bits", "20G"], 20e9):
+        main(["plan", "--config", str(FLEET), "--bits", "6G", "--json", *options])
+        found = json.loads(capsys.readouterr().out)
+        assert [one["share"] for one in found["loads"]] == [
+            one["busiest"] / carries for one in found["loads"]
+        ]
+        assert not any("--capacity" in one for one in found["lacking"])
+
+
 def test_a_picture_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options in (["--busy", "45%"], []):
         main(["plan", "--nodes", "2", *options, "--svg", str(tmp_path / "plan.svg")])
@@ -62,6 +74,10 @@ def test_running_nodes_tell_what_they_carry(tmp_path: Path, capsys: pytest.Captu
         (["--nodes", "0"], "is not a number of nodes from 1 to 64"),
         (["--nodes", "2", "--busy", "101%"], "is not from 1% to 100%"),
         (["--nodes", "2", "--busy", "0"], "is not from 1% to 100%"),
+        (
+            ["--nodes", "2", "--busy", "0.45"],
+            "is not from 1% to 100% (write 45%)",
+        ),  # 45 %, or not half a percent?
         (["--nodes", "2", "--bits", "0G"], "is not a number above 0"),
         (["--nodes", "2", "--clients", "viele"], "is not a number above 0"),
     ],

@@ -6,11 +6,14 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from anycast.cli.main import main
+from anycast.cli.probe import is_here
+from anycast.core.health.phase import Outcome, Result
 from tests.unit.probes.peers import refusing_port
 
 CONFIG = """\
@@ -159,6 +162,31 @@ def test_a_vip_is_all_that_it_rests_on(capsys: pytest.CaptureFixture[str], confi
     assert code == 0
     assert "here/port: tcp at" in text
     assert "vip web: 1 of 1 needed" in text
+
+
+@pytest.mark.parametrize(
+    ("check", "warned"), [("{type: tcp}", True), ("{type: tcp, address: 127.0.0.1}", False)]
+)
+def test_where_the_node_does_not_have_its_vip_another_may_answer_and_that_is_told(
+    check: str,
+    warned: bool,  # noqa: FBT001
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("anycast.cli.probe._Round.run", lambda *_: Result(outcome=Outcome.OK))
+    file = tmp_path / "anycast.yaml"
+    bgp = "bgp: {local_as: 65001, router_id: 10.2.1.1, neighbors: [{address: 10.2.1.254, remote_as: 65000}]}"
+    file.write_text(
+        f"{bgp}\nvips: {{dns: {{address: 203.0.113.53, local: true, port: 53, check: {check}}}}}\n"
+    )
+    _, text = probe(capsys, "dns", "--config", str(file))
+    assert ("this node does not have 203.0.113.53: another node may answer" in text) is warned
+
+
+def test_what_is_here_is_known_without_a_packet() -> None:
+    assert is_here(ip_address("127.0.0.1"))
+    assert not is_here(ip_address("203.0.113.53"))
 
 
 def test_the_result_of_a_rule_counts_and_not_that_of_its_parts(

@@ -271,6 +271,20 @@ def test_what_else_differs_is_told_under_the_new_name() -> None:
     )
 
 
+def test_a_port_that_goes_from_ipvs_to_the_node_itself_costs_its_connections_and_is_told() -> None:
+    text = """
+bgp: {local_as: 65001, router_id: 10.2.1.1, neighbors: [{address: 10.2.1.254, remote_as: 65000}]}
+vips: {dns: {address: 192.0.2.1, port: 53, WHO}}
+"""
+    old, new = (
+        loads(text.replace("WHO", who), hostname="lb1").config
+        for who in ("servers: [10.9.2.1]", "local: true")
+    )
+    told = "vip dns: tcp/53 goes from IPVS to this node itself: connections of IPVS end at once: reload in maintenance"
+    assert told in changes(old, new)
+    assert told not in changes(new, old)
+
+
 def test_another_export_is_told_and_needs_no_restart() -> None:
     old = named("web", "p")
     (router,) = old.bgp.neighbors
