@@ -67,15 +67,21 @@ class Register:
         self._alive = alive
         self._lease = 0
         self._written = _Written()
+        self._spoke = math.inf  # the instant at which this node said last what it is
         self._others: dict[str, Memory] = {}
         self._read: dict[str, int] = {}  # of each node, the revision that was read last
 
     async def beat(self, now: float) -> None:
         """Raises EtcdError."""
-        await self._keep()
+        said = await self._said(now)
+        # One that goes on saying nothing, as where its agent hangs, keeps its lease no longer: what stands there is not so any
+        # more.
+        if now <= self._spoke + LIFE:
+            await self._keep()
         entries = {one.key.removeprefix(self._nodes): one for one in await self._client.below(self._nodes)}
         mine = entries.pop(self._node, None)
-        await self._write(mine, now)
+        if said is not None:
+            await self._write(said, mine, now)
         for name, entry in list(entries.items())[:_MOST_NODES]:
             await self._take(name, entry, now)
         for name, memory in self._others.items():
@@ -90,11 +96,17 @@ class Register:
         if not self._lease:
             self._lease, self._written = await self._client.grant(LIFE), _Written()
 
-    async def _write(self, mine: Entry | None, now: float) -> None:
+    async def _said(self, now: float) -> Heard | None:
+        """None: the ops process is being started again, or does not answer for an agent that hangs."""
         try:
             heard = await own(self._runtime)
         except (OSError, TimeoutError, BrokenError):
-            return  # its ops process is being started again; what stands there stands on
+            self._spoke = min(self._spoke, now)
+            return None
+        self._spoke = now
+        return heard
+
+    async def _write(self, heard: Heard, mine: Entry | None, now: float) -> None:
         head, pieces = _spelt(heard)
         if mine is None or mine.lease != self._lease or mine.value != self._written.body:
             self._written = _Written()  # another lease's, or something late

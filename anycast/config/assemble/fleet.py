@@ -138,6 +138,10 @@ class Fleet(Assembler):
         others = len(self._nodes) - 1
         if others < 1:
             return
+        velocity = written.velocity
+        if velocity is not None and velocity.nodes is not None and velocity.nodes > others:
+            what = f"all {others + 1} nodes may take back a VIP at once, so it limits nothing"
+            self.warned.append(((*HERE, "velocity"), what, f"write {others} at most, or remove it"))
         if written.max_out > others:
             what = f"all {others + 1} nodes may be out at once"
             self.warned.append(((*HERE, "max_out"), what, f"write {others} at most"))

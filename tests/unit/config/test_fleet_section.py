@@ -206,6 +206,10 @@ def test_what_does_not_go_together_is_told_with_what_to_do(text: str, told: str)
             f"{NODES}{BGP}fleet: {{min_announcing: 3, token_file: /t, {TLS}}}\n",
             "fleet.min_announcing: there are 2 others: no node ever gets its turn",
         ),
+        (
+            f"{NODES}{BGP}fleet: {{velocity: 3, token_file: /t, {TLS}}}\n",
+            "fleet.velocity: all 3 nodes may take back a VIP at once, so it limits nothing (write 2 at most",
+        ),
         (f"{NODES}{BGP}fleet: {{token_file: /t}}\n", "fleet: the token goes over the network as it is"),
         (f"{NODES}{BGP}fleet: peers\n", "fleet: anybody can ask this node, and nothing proves who answers"),
         (

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from anycast.core.fleet import codec
-from anycast.core.fleet.codec import Heard, Row
+from anycast.core.fleet.codec import BrokenError, Heard, Row
 from anycast.core.fleet.values import Document, Load, Source
 from anycast.core.values.fleet import Etcd, Fleet, FleetView
 from anycast.fleet import register as registers
 from anycast.fleet.etcd import Entry, Is
 from anycast.fleet.frames import Task, Told
-from anycast.fleet.register import FIGURES, GONE, REFRESH, Register
+from anycast.fleet.register import FIGURES, GONE, LIFE, REFRESH, Register
 
 FLEET = Fleet(view=FleetView.ETCD, etcd=Etcd(endpoints=("http://10.0.0.1:2379",), prefix="/a/"))
 ROWS: dict[str, Row] = {f"v{n:03}": ("announced", "healthy", float(n), "t", ()) for n in range(130)}
@@ -33,6 +33,7 @@ class Store:
         self.lives: set[int] = set()
         self.revision = 0
         self.leases = 0
+        self.kept = 0
         self.writes: list[list[str]] = []
 
     async def below(self, prefix: str) -> list[Entry]:
@@ -44,6 +45,7 @@ class Store:
         return self.leases
 
     async def keep_alive(self, lease: int) -> bool:
+        self.kept += 1
         return lease in self.lives
 
     def lose(self, lease: int) -> None:
@@ -80,6 +82,7 @@ class Node:
         self.name = name
         self.document = Document(node=name, version="1", load=Load(bits=1e9))
         self.rows = ROWS
+        self.hangs = False
         self.heard: list[Told] = []
         self.alive: list[str] = []
         self._patch = monkeypatch
@@ -88,6 +91,8 @@ class Node:
 
     def beat(self, now: float) -> None:
         async def own(_: Path) -> Heard:
+            if self.hangs:
+                raise BrokenError("503")
             pieces = [
                 codec.piece({one: self.rows[one] for one in some}) for some in codec.split(sorted(self.rows))
             ]
@@ -167,6 +172,19 @@ def test_who_loses_its_lease_takes_another_and_a_vanished_key_is_no_more_than_th
     other.beat(1005.0)
     assert other.heard[-1].problem == ""
     assert {entry.lease for entry in store.entries.values()} == store.lives
+
+
+def test_a_node_whose_agent_hangs_keeps_its_lease_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, one, _ = two(monkeypatch)
+    one.hangs = True
+    kept = store.kept
+    one.beat(1003.0)
+    assert store.kept == kept + 1  # its ops process may only be starting again
+    one.beat(1002.0 + LIFE + 1)
+    assert store.kept == kept + 1
+    one.hangs = False
+    one.beat(1004.0 + LIFE)
+    assert store.kept == kept + 2
 
 
 def test_what_was_carried_out_late_is_written_over_by_the_next_beat(monkeypatch: pytest.MonkeyPatch) -> None:
