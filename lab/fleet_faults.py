@@ -68,11 +68,11 @@ class FleetFaults(Faults):
         capacity, mean = float(PLENTY), 0.0
         for _ in range(TRIES):
             carried = self._carried(node)
-            mean = sum(carried) / count
+            mean = sum(carried) / count / capacity
             if abs(mean - wanted) <= NEAR:
-                return ", ".join(f"{one:.0%}" for one in carried)
-            capacity = max(1000.0, capacity * mean / wanted)
-            self.site.reload(more={"fleet": {"capacity": {"bits": round(capacity)}}})
+                return ", ".join(f"{one / capacity:.0%}" for one in carried)
+            capacity = max(1000.0, round(capacity * mean / wanted))
+            self.site.reload(more={"fleet": {"capacity": {"bits": int(capacity)}}})
             self._heard_by_all()
         raise LabError(f"what the nodes carry is not steady: {mean:.0%} of what would be {wanted:.0%}")
 
@@ -277,7 +277,7 @@ class FleetFaults(Faults):
             until(look, f"{node} and the others to hear one another", PATIENCE)
 
     def _carried(self, node: str) -> Sequence[float]:
-        """Of its capacity, by each node, once all have told a figure over the load alone: two that are about alike."""
+        """Bits a second, by each node, once all have told a figure over the load alone: two that are about alike."""
         before: list[float] = []
 
         def look() -> list[float] | None:
