@@ -133,20 +133,24 @@ class FleetFaults(Faults):
             self.trial.healing(facts)
 
     def clocks_apart(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        clocks = dict(zip(nodes[:2], (HOUR, -HOUR), strict=True))
         with tempfile.TemporaryDirectory() as folder:
             library = f"{folder}/clock.so"
             argv = ["gcc", "-O1", "-shared", "-fPIC", "-o", library, str(_CLOCK)]
             subprocess.run(argv, check=True, timeout=PATIENCE)
             try:
-                for node, wrong in zip(nodes[:2], (HOUR, -HOUR), strict=True):
+                for node, wrong in clocks.items():
                     self._again(node, {"LD_PRELOAD": library, "ANYCAST_LAB_CLOCK": str(wrong)})
                 self._heard_by_all()
-                with self.trial.count(fault, "+".join(nodes[:2])) as facts:
-                    for node in nodes[:2]:
+                with self.trial.count(fault, "+".join(clocks)) as facts:
+                    for node, wrong in clocks.items():
                         self._leaves_and_comes_back(facts, node)
+                        told = self.site.logged(node, "maintenance.began") - time.time()
+                        if abs(told - wrong) > HOUR / 2:
+                            facts.wrong.append(f"the clock of {node} is wrong by {told:.0f} s, not {wrong} s")
                     self.trial.settled(facts)
             finally:
-                for node in nodes[:2]:
+                for node in clocks:
                     self._again(node, {})
 
     def shared_failure(self, fault: Fault, _nodes: Sequence[str], _server: str) -> None:
