@@ -247,8 +247,8 @@ class Options:
 
     @property
     def memory(self) -> int:
-        """MiB the lab's kernel needs: agent, ExaBGP and plugin of a node share nothing."""
-        return max(2048, 1024 + 160 * self.nodes)
+        """MiB the lab's kernel needs: agent, ExaBGP and plugin of a node share nothing. In a fleet there is one more."""
+        return max(2048, 1024 + (200 if self.fleet else 160) * self.nodes)
 
 
 def options(

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,9 @@ from lab.waiting import until
 from tests.contract.etcd import BINARY, cluster
 
 OVER = 0.9  # of its capacity at which each of the others would stand without the node
+PLENTY = 10_000_000_000  # bits a second that no node of the lab carries
+NEAR = 0.05  # of the share that is wanted
+TRIES = 8
 ROUNDS = 5  # of two drains at once
 HOUR = 3600  # seconds
 LIAR_PORT = FLEET_PORT + 5
@@ -44,21 +47,34 @@ class FleetFaults(Faults):
     """Those of `Faults`, and of a fleet."""
 
     def drain_refused(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
-        node, others = nodes[0], len(self.site.nodes) - 1
-        with self._reloaded({"fleet": {"capacity": {"bits": "10G"}}}):
-            carried = self._carried(node)
-            most = max(1000, round(sum(carried) * 1e10 / (OVER * others)))
-            self.site.reload(more={"fleet": {"capacity": {"bits": most}}})
-            self._heard_by_all()
-            self._carried(node)
+        node = nodes[0]
+        with self._reloaded({"fleet": {"capacity": {"bits": PLENTY}}}):
+            stand = self._until_full(node)
             with self.trial.count(fault, node) as facts:
                 answer = self.site.leave(node)
-                facts.note = _said(answer)
-                if answer.ok or "would stand at" not in facts.note:
-                    facts.wrong.append(f"not refused for what the others can carry: {facts.note}")
+                said = _said(answer)
+                if answer.ok or "would stand at" not in said:
+                    facts.wrong.append(f"not refused for what the others can carry: {said}")
+                facts.note = f"all stood at {stand}; {said}"
+                say(f"  {facts.note}")
                 self.trial.settled(facts)
             if answer.ok:
                 self.site.come_back(node)
+
+    def _until_full(self, node: str) -> str:
+        """Gives the nodes so little capacity that without one the others would stand at `OVER`. How they stand then."""
+        count = len(self.site.nodes)
+        wanted = OVER * (count - 1) / count
+        capacity, mean = float(PLENTY), 0.0
+        for _ in range(TRIES):
+            carried = self._carried(node)
+            mean = sum(carried) / count / capacity
+            if abs(mean - wanted) <= NEAR:
+                return ", ".join(f"{one / capacity:.0%}" for one in carried)
+            capacity = max(1000.0, round(capacity * mean / wanted))
+            self.site.reload(more={"fleet": {"capacity": {"bits": int(capacity)}}})
+            self._heard_by_all()
+        raise LabError(f"what the nodes carry is not steady: {mean:.0%} of what would be {wanted:.0%}")
 
     def two_drains(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
         two = nodes[:2]
@@ -117,20 +133,24 @@ class FleetFaults(Faults):
             self.trial.healing(facts)
 
     def clocks_apart(self, fault: Fault, nodes: Sequence[str], _server: str) -> None:
+        clocks = dict(zip(nodes[:2], (HOUR, -HOUR), strict=True))
         with tempfile.TemporaryDirectory() as folder:
             library = f"{folder}/clock.so"
             argv = ["gcc", "-O1", "-shared", "-fPIC", "-o", library, str(_CLOCK)]
             subprocess.run(argv, check=True, timeout=PATIENCE)
             try:
-                for node, wrong in zip(nodes[:2], (HOUR, -HOUR), strict=True):
+                for node, wrong in clocks.items():
                     self._again(node, {"LD_PRELOAD": library, "ANYCAST_LAB_CLOCK": str(wrong)})
                 self._heard_by_all()
-                with self.trial.count(fault, "+".join(nodes[:2])) as facts:
-                    for node in nodes[:2]:
+                with self.trial.count(fault, "+".join(clocks)) as facts:
+                    for node, wrong in clocks.items():
                         self._leaves_and_comes_back(facts, node)
+                        told = self.site.logged(node, "maintenance.began") - time.time()
+                        if abs(told - wrong) > HOUR / 2:
+                            facts.wrong.append(f"the clock of {node} is wrong by {told:.0f} s, not {wrong} s")
                     self.trial.settled(facts)
             finally:
-                for node in nodes[:2]:
+                for node in clocks:
                     self._again(node, {})
 
     def shared_failure(self, fault: Fault, _nodes: Sequence[str], _server: str) -> None:
@@ -260,8 +280,8 @@ class FleetFaults(Faults):
 
             until(look, f"{node} and the others to hear one another", PATIENCE)
 
-    def _carried(self, node: str) -> Collection[float]:
-        """Of its capacity, by each node, once all have told a figure over the load alone: two that are about alike."""
+    def _carried(self, node: str) -> Sequence[float]:
+        """Bits a second, by each node, once all have told a figure over the load alone: two that are about alike."""
         before: list[float] = []
 
         def look() -> list[float] | None:

@@ -139,7 +139,7 @@ def test_what_cannot_be_done_together_is_refused(given: dict[str, object], what:
 
 def test_many_nodes_get_more_memory() -> None:
     assert options().memory == 2048
-    assert options(nodes=16).memory > 3072
+    assert options(nodes=16, fleet=True).memory > options(nodes=16).memory > 3072
 
 
 def test_the_list_has_every_name_and_every_bound() -> None:
