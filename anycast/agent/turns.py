@@ -10,8 +10,9 @@ from anycast.core.fleet import codec
 from anycast.core.fleet.asking import asks
 from anycast.core.fleet.codec import BrokenError, Heard
 from anycast.core.fleet.headroom import refusal
+from anycast.core.fleet.routed import lacking
 from anycast.core.fleet.turn import LAST, Stage, Wish, decide, hindrances
-from anycast.core.fleet.values import Document, View, VipTold
+from anycast.core.fleet.values import Document, VipTold
 from anycast.core.state import State
 from anycast.core.values.fleet import Fleet
 from anycast.fleet.own import own
@@ -28,12 +29,13 @@ async def hindered(state: State, scope: str, number: int | None, now: float) -> 
         return ()  # it waits for another node, and looks at VIPs when that is back
     own = await of_itself(state)
     # A thread: of a thousand VIPs on many nodes it takes a while.
-    return await asyncio.to_thread(_all, own, state.fleet, wish, fleet, now)
+    return await asyncio.to_thread(_all, own, state, wish, fleet, now)
 
 
-def _all(own: Document, view: View, wish: Wish, fleet: Fleet, now: float) -> tuple[str, ...]:
-    full = refusal(own, view, fleet, wish.scope, now)
-    return (*hindrances(own, view, wish, fleet, now=now), *full)
+def _all(own: Document, state: State, wish: Wish, fleet: Fleet, now: float) -> tuple[str, ...]:
+    full = refusal(own, state.fleet, fleet, wish.scope, now)
+    by_nodes = hindrances(own, state.fleet, wish, fleet, now=now)
+    return (*by_nodes, *lacking(state, wish.scope, fleet), *full)
 
 
 async def of_itself(state: State) -> Document:
