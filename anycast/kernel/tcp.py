@@ -35,7 +35,7 @@ class Tcp:
                 for ends in ({"local_port": port}, {"remote_port": port}):
                     framed = partial(codec.listed, family=family, **ends)
                     dump = await self._netlink.dump(framed, codec.parse)
-                    found.update((one.connection.cookie, one) for one in dump.found)
+                    found.update((one.connection.cookie, one) for one in dump.found if one is not None)
         return list(found.values())
 
     async def look(self, one: Connection) -> Sending | None:

@@ -69,12 +69,14 @@ def destroyed(sequence: int, one: Connection) -> bytes:
     return frame(_DESTROY, NLM_F_ACK, sequence, _head(_family(one)) + _id(one))
 
 
-def parse(data: bytes, message: Message) -> Sending:
-    """Raises Malformed."""
+def parse(data: bytes, message: Message) -> Sending | None:
+    """None: it is no longer established (of one in TIME_WAIT the kernel tells nothing more). Raises Malformed."""
     start, end = message.start, message.end
     if end - start < _HEAD:
         raise Malformed(f"a socket of {end - start} bytes")
-    family = _FOUND.unpack_from(data, start)[0]
+    family, state, _, _ = _FOUND.unpack_from(data, start)
+    if 1 << state != _ESTABLISHED:
+        return None
     local_port, remote_port, local, remote = _ENDS.unpack_from(data, start + _ID)
     (interface,) = struct.unpack_from("=I", data, start + _INTERFACE)
     _, _, waiting = _QUEUES.unpack_from(data, start + _REST)

