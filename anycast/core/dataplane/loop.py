@@ -21,6 +21,7 @@ from anycast.core.owned import rid
 from anycast.core.state import (
     CONTEST_ENDS,
     CONTESTED,
+    REST,
     SYNC,
     Contest,
     KernelState,
@@ -421,7 +422,11 @@ def _program(
     ops = _ops(state, snapshot, pieces)
     aims = {piece: aim(state, piece) for piece in pieces}
     again = all(piece in kernel.attempted and kernel.attempted[piece] == aims[piece] for piece in pieces)
-    drifted = [piece for piece in pieces if _has_drifted(kernel, piece, aims[piece])]
+    drifted = [
+        piece
+        for piece in pieces
+        if _has_drifted(kernel, piece, aims[piece]) and not _is_unread(state, snapshot, piece)
+    ]
     kinds = Counter(map(kernels.kind_of, _ops(state, snapshot, drifted))) if drifted else Counter[str]()
     repairs = {**kernel.repairs, **{kind: kernel.repairs.get(kind, 0) + n for kind, n in kinds.items()}}
     kernel = replace(
@@ -467,6 +472,11 @@ def _has_drifted(kernel: KernelState, piece: Piece, wanted: object) -> bool:
     if before is _NEVER:  # it was not there when all was as wanted
         return kernel.settled and wanted == GONE and piece not in kernel.attempted
     return bool(before == wanted)
+
+
+def _is_unread(state: State, snapshot: kernels.Snapshot, piece: Piece) -> bool:
+    """The reading was asked for before these sysctls were wanted, as where all VIPs had no IPVS until just now."""
+    return piece == REST and not state.desired.sysctls.keys() <= snapshot.sysctls.keys()
 
 
 def _plain(state: State, ops: Iterable[kernels.KernelOp]) -> Iterator[str]:

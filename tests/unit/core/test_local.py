@@ -17,6 +17,8 @@ from anycast.core.state import health_of
 from anycast.core.step import step
 from anycast.core.values.configuration import Check, Config, Local, Protocol, Target, TcpCheck, Timeouts, Vip
 from anycast.core.vip.decide import Advertise, Reason
+from tests.fakes import Node as Slow
+from tests.fakes import up, vip
 from tests.unit.ops.node import CONFIG, Node, healthy
 
 CHECK = Check(kind=TcpCheck(), rise=2, fall=1)
@@ -170,3 +172,19 @@ def test_what_ipvs_counts_and_what_the_node_serves_itself_are_waited_for_togethe
     assert awaited(node.state) == {NODE: DNS.addresses}
     node.send(ev.MaintenanceSet(scope=NODE, entry=None))
     assert awaited(node.state) == {}
+
+
+def test_sysctls_that_a_reading_was_not_asked_for_were_not_changed_by_somebody_else() -> None:
+    def config(node: Slow, one: Vip) -> Config:
+        return replace(node.state.config, vips=(one,))
+
+    node = up(vip())
+    here = replace(vip(), services=(), local=(Local(port=8053, check=CHECK),))
+    before, mine = config(node, vip()), config(node, here)
+    node.kernel_is_slow = True
+    node.send(ev.Reconfigured(config=mine))
+    assert node.job is not None
+    assert node.job.sysctls == ()
+    node.send(ev.Reconfigured(config=before))
+    node.kernel_answers()
+    assert node.events("kernel.drifted") == []
