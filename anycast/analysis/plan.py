@@ -21,6 +21,7 @@ from anycast.analysis.connections import (
     bits_for,
 )
 from anycast.analysis.maglev import unevenness as slots_unevenness
+from anycast.core.amounts import bits
 from anycast.core.dataplane.ipvs import MAGLEV_SLOTS
 from anycast.core.dataplane.members import usual_weight
 from anycast.core.fleet.values import Capacity
@@ -281,17 +282,17 @@ def _table(config: Config | None, asked: Asked, connections: float) -> Iterator[
         formula=f"{there:,.0f} connections ({whose}) × {CONNECTION_SIZE} B",
         source="measured with 100,000 connections (docs/measurements.md)",
     )
-    bits = max(DEFAULT_BITS, bits_for(there, MOST_BITS_SINCE_6_5))
+    wide = max(DEFAULT_BITS, bits_for(there, MOST_BITS_SINCE_6_5))
     usual = there / 2**DEFAULT_BITS
     value = (
-        f"conn_tab_bits={bits}" if bits > DEFAULT_BITS else f"no more than the default, conn_tab_bits={bits}"
+        f"conn_tab_bits={wide}" if wide > DEFAULT_BITS else f"no more than the default, conn_tab_bits={wide}"
     )
     yield Figure(
         code="table",
         what="the table of connections needs",
-        value=f"{value} ({_size(2**bits * BUCKET_SIZE)})",
-        number=bits,
-        formula=f"{there:,.0f} connections / 2^{bits}: {there / 2**bits:.2g} in a chain, and {CHAIN} are good; with 2^"
+        value=f"{value} ({_size(2**wide * BUCKET_SIZE)})",
+        number=wide,
+        formula=f"{there:,.0f} connections / 2^{wide}: {there / 2**wide:.2g} in a chain, and {CHAIN} are good; with 2^"
         f"{DEFAULT_BITS} {usual:,.2g}",
         source="`anycast doctor --connections` writes it; from Linux 7.1 on the table grows by itself",
     )
@@ -300,7 +301,7 @@ def _table(config: Config | None, asked: Asked, connections: float) -> Iterator[
         yield Figure(
             code="sync",
             what="connection sync sends",
-            value=f"{_bits(announced * _ANNOUNCEMENT * 8)} in all",
+            value=f"{bits(announced * _ANNOUNCEMENT * 8)} in all",
             number=announced * _ANNOUNCEMENT * 8,
             formula=f"{connections:,.0f} busy connections, each once in {_ANNOUNCED_EVERY:g} s, {_ANNOUNCEMENT} B",
             source="measured with 5,000 connections (docs/measurements.md); new ones come on top, one announcement each",
@@ -414,11 +415,11 @@ def _contradictions(asked: Asked) -> Iterator[str]:
         size = asked.bits / 8 / asked.packets
         if not _LEAST_PACKET <= size <= _LARGEST_PACKET:
             yield (
-                f"{_bits(asked.bits)} in {asked.packets:,.0f} packets a second are {size:,.0f} bytes in each, and a packet "
+                f"{bits(asked.bits)} in {asked.packets:,.0f} packets a second are {size:,.0f} bytes in each, and a packet "
                 f"has {_LEAST_PACKET} to {_LARGEST_PACKET:,}"
             )
     if asked.bits is not None and asked.packets == 0:
-        yield f"{_bits(asked.bits)} need packets, and there are none"
+        yield f"{bits(asked.bits)} need packets, and there are none"
     if asked.new_connections and asked.packets is not None and asked.new_connections > asked.packets:
         yield (
             f"{asked.new_connections:,.0f} new connections a second need as many packets at least, and there are "
@@ -431,13 +432,6 @@ def _size(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count:.0f} B"
-
-
-def _bits(rate: float) -> str:
-    for unit, size in (("Tbit/s", 1e12), ("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3)):
-        if rate >= size:
-            return f"{rate / size:.3g} {unit}"
-    return f"{rate:.3g} bit/s"
 
 
 def of_messages(rate: float, size: float) -> tuple[float, float]:

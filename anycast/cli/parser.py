@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from anycast import __version__
 from anycast.cli.table import ColourWhen
 from anycast.cli.times import bounded, duration, instant, past
+from anycast.core.amounts import MULTIPLES
 from anycast.core.names import nearest
 from anycast.core.values.software import Daemon, Version, version
 
@@ -729,16 +730,13 @@ def _weights(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
-_MULTIPLES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
-
-
 def _amount(text: str) -> float:
     found = re.fullmatch(
         r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([kmgt]?)", text.replace(",", ""), re.ASCII | re.IGNORECASE
     )
     if found is None or not float(found[1]):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 (write 500, 50k, 1.5M or 10G)")
-    return float(found[1]) * _MULTIPLES[found[2].lower()]
+    return float(found[1]) * MULTIPLES[found[2].lower()]
 
 
 def _share(text: str) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+MULTIPLES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+"""By the letter behind a number, in small, as it is written."""
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 

@@ -224,10 +224,9 @@ def unsent(place: str) -> int:
     return int(listed[1])
 
 
-def test_a_router_that_is_alive_and_reads_nothing_is_not_noticed_and_holds_up_neither_drain_nor_others() -> (
-    None
-):
-    """ExaBGP has no send hold timer (RFC 9687): what it has written counts as sent. Its end ends the session."""
+@contextlib.contextmanager
+def beside_a_deaf_router() -> Iterator[tuple[Node, raw_peer.Session, raw_peer.Session]]:
+    """A node, a router that keeps its session and reads nothing any more, and another that has the VIP."""
     second = f", {{address: {ROUTER_B}, local_address: {NODE_B}, remote_as: {bgp.ROUTER_AS}}}"
     with (
         node(writes=FEW, second=second) as one,
@@ -241,6 +240,14 @@ def test_a_router_that_is_alive_and_reads_nothing_is_not_noticed_and_holds_up_ne
             one.speaker.want(Route(prefix=V4, med=number, communities=MANY))
         until(lambda: unsent(one.place) > 0, "the router's window to close")
         other.wait_for(V4)
+        yield one, deaf, other
+
+
+def test_a_router_that_is_alive_and_reads_nothing_is_not_noticed_and_holds_up_neither_drain_nor_others() -> (
+    None
+):
+    """ExaBGP has no send hold timer (RFC 9687): what it has written counts as sent. Its end ends the session."""
+    with beside_a_deaf_router() as (one, deaf, other):
         report = one.speaker.want()
         other.wait_without(V4)
         assert (report.announced, report.pending, report.failed) == (frozenset(), frozenset(), ())
@@ -273,18 +280,7 @@ async def guarded(guard: SendHold, session: raw_peer.Session) -> bool:
 
 
 def test_the_connection_of_a_router_that_reads_nothing_is_ended_and_no_other() -> None:
-    second = f", {{address: {ROUTER_B}, local_address: {NODE_B}, remote_as: {bgp.ROUTER_AS}}}"
-    with (
-        node(writes=FEW, second=second) as one,
-        raw_peer.session(one.router, receives=FEW) as deaf,
-        raw_peer.session(one.router, ends=(ROUTER_B, NODE_B)) as other,
-    ):
-        one.announces(deaf)
-        one.speaker.up()
-        for number in range(100):
-            one.speaker.want(Route(prefix=V4, med=number, communities=MANY))
-        until(lambda: unsent(one.place) > 0, "the router's window to close")
-        other.wait_for(V4)
+    with beside_a_deaf_router() as (one, deaf, other):
         one.speaker.want()
         other.wait_without(V4)
         stands = Stands()

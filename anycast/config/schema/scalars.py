@@ -22,6 +22,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from anycast.config.problem import shown
+from anycast.core.amounts import MULTIPLES
 from anycast.core.hooks import EVENTS, wrong_url
 from anycast.core.names import listed, nearest
 from anycast.core.values.configuration import Protocol
@@ -587,7 +588,6 @@ def _memory(value: Any) -> int | Percent:
     return int(match[1]) * _SIZES[match[2].lower()]
 
 
-_MULTIPLES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _AMOUNT = re.compile(
     r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?([kmgt])|([0-9]{1,15}(?:\.[0-9]{1,6})?)", re.ASCII | re.IGNORECASE
 )
@@ -609,7 +609,7 @@ def _amount(value: Any) -> float:
     if _is_number(value, int, float):
         found = float(value)
     elif isinstance(value, str) and (match := _AMOUNT.fullmatch(value)):
-        found = float(match[1] or match[3]) * _MULTIPLES[(match[2] or "").lower()]
+        found = float(match[1] or match[3]) * MULTIPLES[(match[2] or "").lower()]
     if found == 0:
         raise wrong(
             "a node that carries nothing is none", "write what it carries, as in 10G, or leave it out"
