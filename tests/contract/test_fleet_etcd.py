@@ -26,10 +26,13 @@ def view(found: Cluster, more: str = "") -> str:
 
 
 @contextlib.contextmanager
-def registered(tmp_path: Path, port: int, *, more: str = "") -> Iterator[tuple[Fleet, Cluster]]:
+def registered(
+    tmp_path: Path, port: int, *options: str, scheme: str = "http", more: str = ""
+) -> Iterator[tuple[Fleet, Cluster]]:
+    """`options`: of etcd."""
     (tmp_path / "etcd").mkdir()
     with (
-        cluster(tmp_path / "etcd") as members,
+        cluster(tmp_path / "etcd", *options, scheme=scheme) as members,
         fleet(tmp_path, port=port, interval="500ms", start=TWO, more=view(members, more)) as found,
     ):
         waits(lambda: heard(found))
@@ -116,6 +119,58 @@ def test_whatever_stands_in_etcd_is_read_with_bounds(tmp_path: Path) -> None:
         members.control("put", "/test/nodes/lb3", '{"at":1,"born":1,"node":"lb1","pieces":[]}')
         waits(is_told(found, "lb3", "unknown", "lb1 has written it"))
         assert heard(found)
+
+
+def test_a_full_etcd_ends_no_view_and_one_that_starts_says_what_is_wrong(tmp_path: Path) -> None:
+    with registered(tmp_path, 21665, "--quota-backend-bytes=4000000") as (found, members):
+        fill(members)
+        before = len(found["lb1"].events)
+        waits(lambda: found["lb1"].fleet()["lb2"]["age_s"] < 2)
+        assert heard(found)
+        found["lb2"].kill()
+        found["lb2"].start(found.config)
+        # It has no lease of its own any more, and etcd gives it none: it hears the others, and is not heard.
+        waits(lambda: "etcd is full" in (found["lb2"].status().get("fleet") or {}).get("problem", ""))
+        waits(is_told(found, "lb2", "gone", "its key in etcd is gone"), 60)
+        make_room(members)
+        waits(lambda: heard(found) and not found["lb2"].status()["fleet"]["problem"], 60)
+        lost = [one for one in found["lb1"].events[before:] if one["event"] == "fleet.lease_lost"]
+        assert not lost, "who had a lease kept it"
+
+
+def fill(members: Cluster) -> None:
+    """Until it takes nothing more."""
+    with contextlib.suppress(subprocess.CalledProcessError):
+        for number in range(99):
+            members.control("put", f"/other/{number}", "x" * 100_000)
+    assert "NOSPACE" in members.control("alarm", "list")
+
+
+def make_room(members: Cluster) -> None:
+    members.control("del", "/other/", "--prefix")
+    members.control("compact", revision(members))
+    for endpoint in members.endpoints:
+        members.control("defrag", f"--endpoints={endpoint}")
+    members.control("alarm", "disarm")
+
+
+def test_with_certificates_at_both_ends(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    authority.sign("IP:127.0.0.1")
+    at = {
+        name: f"{tmp_path}/{file}"
+        for name, file in (("ca", "ca.pem"), ("cert", "node.pem"), ("key", "node.key"))
+    }
+    options = (
+        *("--client-cert-auth", f"--trusted-ca-file={at['ca']}"),
+        *(f"--cert-file={at['cert']}", f"--key-file={at['key']}"),
+    )
+    more = f", tls: {{ca: {at['ca']}, certificate: {at['cert']}, key: {at['key']}}}"
+    with registered(tmp_path, 21668, *options, scheme="https", more=more) as (found, _):
+        authority.sign("IP:127.0.0.1", expired=True)
+        found["lb2"].kill()
+        found["lb2"].start(found.config)
+        waits(lambda: "certificate" in (found["lb2"].status().get("fleet") or {}).get("problem", ""))
 
 
 def test_with_users_and_tls(tmp_path: Path) -> None:
