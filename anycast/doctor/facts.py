@@ -183,6 +183,7 @@ class Answered(NamedTuple):
     name: str
     why: str = ""
     version: str = ""  # of etcd
+    alarms: str = ""  # what a member of etcd says is wrong with it
 
 
 class Runs(NamedTuple):

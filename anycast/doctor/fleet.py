@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from anycast.core.values.configuration import Config
+from anycast.core.values.fleet import Fleet, FleetView
 from anycast.doctor.facts import FleetFacts, Runs
 from anycast.doctor.finding import Code, Finding, Severity, some
 
@@ -34,7 +35,7 @@ def fleet(facts: FleetFacts, config: Config | None) -> Iterator[Finding]:
         if node.why:
             fix = "there: `anycast status`; between them: fleet.listen, a firewall, the token, a certificate"
             yield _warning(Code.FLEET_NODE, f"the node {node.name} cannot be asked: {node.why}", fix)
-    yield from _etcd(facts)
+    yield from _etcd(facts, config.fleet)
 
 
 def _certificate(one: Runs) -> Finding | None:
@@ -51,16 +52,19 @@ def _certificate(one: Runs) -> Finding | None:
     return _warning(Code.FLEET_CERTIFICATE, text, fix)
 
 
-def _etcd(facts: FleetFacts) -> Iterator[Finding]:
+def _etcd(facts: FleetFacts, settings: Fleet) -> Iterator[Finding]:
     members = facts.etcd
     silent = [one for one in members if one.why]
     if silent:
         first = f"{silent[0].name}: {silent[0].why}"
-        most = (
-            "; no member answers, so nothing new is known of other nodes"
-            if len(silent) == len(members)
-            else ""
-        )
+        most = ""
+        if len(silent) == len(members):
+            lost = (
+                "nothing new is known of other nodes"
+                if settings.view is FleetView.ETCD
+                else "nobody gets a turn"
+            )
+            most = f"; no member answers, so {lost}"
         text = f"{len(silent)} of {len(members)} members of etcd do not answer ({first}){most}"
         yield _warning(
             Code.FLEET_ETCD, text, "`etcdctl endpoint status` with these endpoints; fleet.etcd has them"
@@ -70,6 +74,9 @@ def _etcd(facts: FleetFacts) -> Iterator[Finding]:
         if found and (int(found[1]), int(found[2])) < OLDEST:
             text = f"{one.name} is etcd {one.version}: 3.4 is the oldest that can be used"
             yield _warning(Code.FLEET_ETCD, text, "upgrade it")
+        if one.alarms:
+            fix = "`etcdctl alarm list`; after NOSPACE: compact, defragment, then `etcdctl alarm disarm`"
+            yield _warning(Code.FLEET_ETCD, f"{one.name} says of itself: {one.alarms}", fix)
     versions = sorted({one.version for one in members if one.version})
     if len(versions) > 1:
         text = f"the members of etcd are of different versions: {some(versions)}"

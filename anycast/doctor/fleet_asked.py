@@ -10,6 +10,7 @@ import ssl
 import stat
 import time
 from collections.abc import Iterator
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from anycast import secrets
@@ -22,7 +23,7 @@ MOST = 1 << 20  # bytes of a file, or of an answer
 
 
 async def asked(fleet: Fleet) -> FleetFacts:
-    members = fleet.etcd.endpoints if fleet.etcd is not None and fleet.view is FleetView.ETCD else ()
+    members = () if fleet.etcd is None else fleet.etcd.endpoints
     etcd = await asyncio.gather(*(asyncio.to_thread(_member, one, fleet.etcd) for one in members))
     return FleetFacts(
         token=_token(fleet),
@@ -84,7 +85,7 @@ def _certificates(tls: Certificates | None) -> Iterator[Runs]:
 
 
 def _member(endpoint: str, etcd: Etcd | None) -> Answered:
-    """It says its version to everybody."""
+    """It says its version to everybody. Its gateway is asked besides: that can be dead where all else is well."""
     where = urlsplit(endpoint)
     host, port = where.hostname or "", where.port or 2379
     try:
@@ -95,15 +96,36 @@ def _member(endpoint: str, etcd: Etcd | None) -> Answered:
         )
         try:
             line.request("GET", "/version")
+            version = str(json.loads(line.getresponse().read(MOST))["etcdserver"])[:40]
+            line.request("POST", "/v3/maintenance/status", "{}")
             answer = line.getresponse()
-            body = json.loads(answer.read(MOST))
+            why, alarms = _gateway(answer.status, answer.read(MOST))
         finally:
             line.close()
-        return Answered(endpoint, version=str(body["etcdserver"])[:40])
+        return Answered(endpoint, why, version, alarms)
     except (http.client.HTTPException, ValueError, KeyError, TypeError, RecursionError) as error:
         return Answered(endpoint, why=f"what answers there is no etcd ({type(error).__name__})")
     except OSError as error:
         return Answered(endpoint, why=str(error.strerror or error) or type(error).__name__)
+
+
+def _gateway(status: int, data: bytes) -> tuple[str, str]:
+    """Why it does not answer, and what the member itself says is wrong with it."""
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        said = _line(data.decode("utf-8", "replace"))
+        return (
+            f"its gateway (/v3) answers {status}, {said}: with TLS, its own certificate needs the usage clientAuth too",
+            "",
+        )
+    try:
+        errors = json.loads(data).get("errors", ())
+    except (ValueError, RecursionError, AttributeError):
+        return "", ""
+    return "", ", ".join(_line(str(one)) for one in errors) if isinstance(errors, list) else ""
+
+
+def _line(text: str) -> str:
+    return "".join(one if one.isprintable() else " " for one in text[:100]).strip()
 
 
 def _context(etcd: Etcd | None) -> ssl.SSLContext:

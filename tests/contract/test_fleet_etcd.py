@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import subprocess
@@ -11,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from anycast.core.values import fleet as settings
+from anycast.core.values.fleet import Certificates
+from anycast.doctor.facts import Answered
+from anycast.doctor.fleet_asked import asked
 from tests.contract import etcd
 from tests.contract.etcd import Cluster, cluster
 from tests.contract.fleet import Fleet, fleet, waits
@@ -124,18 +129,25 @@ def test_whatever_stands_in_etcd_is_read_with_bounds(tmp_path: Path) -> None:
 def test_a_full_etcd_ends_no_view_and_one_that_starts_says_what_is_wrong(tmp_path: Path) -> None:
     with registered(tmp_path, 21665, "--quota-backend-bytes=4000000") as (found, members):
         fill(members)
+        assert all("NOSPACE" in one.alarms for one in doctored(members)), doctored(members)
         before = len(found["lb1"].events)
         waits(lambda: found["lb1"].fleet()["lb2"]["age_s"] < 2)
         assert heard(found)
         found["lb2"].kill()
         found["lb2"].start(found.config)
-        # It has no lease of its own any more, and etcd gives it none: it hears the others, and is not heard.
+        # It has no lease of its own any more, and etcd gives it none: nobody hears of it.
         waits(lambda: "etcd is full" in (found["lb2"].status().get("fleet") or {}).get("problem", ""))
-        waits(is_told(found, "lb2", "gone", "its key in etcd is gone"), 60)
+        waits(is_told(found, "lb2", "late", "its key in etcd is gone"), 60)
         make_room(members)
+        assert not any(one.why or one.alarms for one in doctored(members)), doctored(members)
         waits(lambda: heard(found) and not found["lb2"].status()["fleet"]["problem"], 60)
         lost = [one for one in found["lb1"].events[before:] if one["event"] == "fleet.lease_lost"]
         assert not lost, "who had a lease kept it"
+
+
+def doctored(members: Cluster, tls: Certificates | None = None) -> tuple[Answered, ...]:
+    """What the doctor hears of each member."""
+    return asyncio.run(asked(settings.Fleet(etcd=settings.Etcd(endpoints=members.endpoints, tls=tls)))).etcd
 
 
 def fill(members: Cluster) -> None:
@@ -166,11 +178,31 @@ def test_with_certificates_at_both_ends(tmp_path: Path) -> None:
         *(f"--cert-file={at['cert']}", f"--key-file={at['key']}"),
     )
     more = f", tls: {{ca: {at['ca']}, certificate: {at['cert']}, key: {at['key']}}}"
-    with registered(tmp_path, 21668, *options, scheme="https", more=more) as (found, _):
+    with registered(tmp_path, 21668, *options, scheme="https", more=more) as (found, members):
+        tls = Certificates(ca=at["ca"], certificate=at["cert"], key=at["key"])
+        assert not any(one.why for one in doctored(members, tls)), doctored(members, tls)
         authority.sign("IP:127.0.0.1", expired=True)
         found["lb2"].kill()
         found["lb2"].start(found.config)
         waits(lambda: "certificate" in (found["lb2"].status().get("fleet") or {}).get("problem", ""))
+
+
+def test_the_doctor_finds_a_gateway_that_is_dead(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    authority.sign("IP:127.0.0.1", usage="serverAuth")
+    for name in ("node.pem", "node.key"):
+        (tmp_path / name).rename(tmp_path / f"server.{name}")
+    authority.sign("IP:127.0.0.1")
+    (tmp_path / "etcd").mkdir()
+    options = [
+        *("--client-cert-auth", f"--trusted-ca-file={tmp_path}/ca.pem"),
+        *(f"--cert-file={tmp_path}/server.node.pem", f"--key-file={tmp_path}/server.node.key"),
+    ]
+    with cluster(tmp_path / "etcd", *options, scheme="https") as members:
+        tls = Certificates(
+            ca=f"{tmp_path}/ca.pem", certificate=f"{tmp_path}/node.pem", key=f"{tmp_path}/node.key"
+        )
+        waits(lambda: all("usage clientAuth" in one.why for one in doctored(members, tls)))
 
 
 def test_with_users_and_tls(tmp_path: Path) -> None:
@@ -198,6 +230,8 @@ def test_with_users_and_tls(tmp_path: Path) -> None:
         assert control("user", "grant-role", "fleet", "fleet")
         assert control("user", "grant-role", "root", "root")
         assert control("auth", "enable")
+        tls = Certificates(ca=f"{tmp_path}/ca.pem")
+        assert not any(one.why for one in doctored(members, tls)), doctored(members, tls)
         with fleet(tmp_path, port=21662, interval="500ms", start=TWO, more=view(members, more)) as found:
             waits(lambda: heard(found))
             (tmp_path / "password").write_text("guessed\n")

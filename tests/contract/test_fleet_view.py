@@ -171,10 +171,10 @@ class Authority:
     def _curve() -> tuple[str, ...]:
         return "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"
 
-    def sign(self, names: str, *, expired: bool = False) -> None:
+    def sign(self, names: str, *, expired: bool = False, usage: str = "serverAuth,clientAuth") -> None:
         """As node.pem with node.key: of these names."""
         self._openssl("req", *self._curve(), "-subj", "/CN=node", "-keyout", "new.key", "-out", "node.csr")
-        (self.folder / "ext").write_text(f"subjectAltName={names}\nextendedKeyUsage=serverAuth,clientAuth\n")
+        (self.folder / "ext").write_text(f"subjectAltName={names}\nextendedKeyUsage={usage}\n")
         self._openssl(
             *("x509", "-req", "-in", "node.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
             *("-extfile", "ext", "-out", "new.pem", "-days", "-1" if expired else "9"),

@@ -76,7 +76,12 @@ def test_a_fleet_that_is_well_has_nothing_to_find() -> None:
         (
             {"etcd": (Answered("a", "timed out"), Answered("b", "timed out"))},
             Code.FLEET_ETCD,
-            "2 of 2 members of etcd do not answer (a: timed out); no member answers, so nothing new is known of other nodes",
+            "2 of 2 members of etcd do not answer (a: timed out); no member answers, so nobody gets a turn",
+        ),
+        (
+            {"etcd": (Answered("a", version="3.5.9", alarms="NOSPACE"), Answered("b", version="3.5.9"))},
+            Code.FLEET_ETCD,
+            "a says of itself: NOSPACE",
         ),
         (
             {"etcd": (Answered("a", version="3.3.25"),)},
@@ -89,6 +94,12 @@ def test_what_is_wrong_is_a_warning_with_what_to_do(known: dict[str, object], co
     one = found(facts(**known), code, fleet())
     assert (one.severity, one.text) == (Severity.WARNING, said)
     assert above_info(facts(**known), fleet()) == [code]
+
+
+def test_where_etcd_is_the_view_more_is_lost_with_it() -> None:
+    silent = facts(etcd=(Answered("a", "timed out"),))
+    lost = found(silent, Code.FLEET_ETCD, fleet(replace(PEERS, view=FleetView.ETCD))).text
+    assert lost.endswith("no member answers, so nothing new is known of other nodes")
 
 
 def test_members_of_different_versions_are_only_said() -> None:
@@ -137,10 +148,20 @@ def etcd() -> Iterator[tuple[str, dict[str, str]]]:
     says = {"etcdserver": "3.5.16", "etcdcluster": "3.5.0"}
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def do_GET(self) -> None:
-            self.send_response(200)
+            self._say(200, json.dumps(says).encode() if says else b"<html>")
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._say(int(says.get("status", 200)), says.get("gateway", "{}").encode())
+
+        def _say(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(json.dumps(says).encode() if says else b"<html>")
+            self.wfile.write(body)
 
         def log_message(self, *_: object) -> None: ...
 
@@ -159,7 +180,20 @@ def test_each_member_of_etcd_is_asked_for_its_version(etcd: tuple[str, dict[str,
     assert gone == Answered("http://127.0.0.1:1", why="Connection refused")
     says.clear()
     assert ask(view).etcd[0].why == "what answers there is no etcd (JSONDecodeError)"
-    assert ask(replace(view, view=FleetView.PEERS)).etcd == ()
+    assert len(ask(replace(view, view=FleetView.PEERS)).etcd) == 2, "the turn is etcd's there too"
+
+
+def test_the_gateway_of_a_member_is_asked_besides(etcd: tuple[str, dict[str, str]]) -> None:
+    address, says = etcd
+    view = Fleet(view=FleetView.ETCD, etcd=Etcd(endpoints=(address,)))
+    says.update(status="503", gateway="connection\nclosed")
+    (dead,) = ask(view).etcd
+    assert dead.why.startswith("its gateway (/v3) answers 503, connection closed: with TLS")
+    says.update(status="200", gateway='{"errors": ["memberID:7 alarm:NOSPACE", 7]}')
+    assert ask(view).etcd == (Answered(address, version="3.5.16", alarms="memberID:7 alarm:NOSPACE, 7"),)
+    for strange in ("[]", "{", '{"errors": 7}'):
+        says.update(gateway=strange)
+        assert ask(view).etcd == (Answered(address, version="3.5.16"),)
 
 
 def test_each_node_is_asked_as_the_agent_does(etcd: tuple[str, dict[str, str]]) -> None:
