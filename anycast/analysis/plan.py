@@ -258,13 +258,14 @@ def _figures(config: Config | None, asked: Asked) -> Iterator[Figure]:
 def _evenness(asked: Asked, flows: int) -> Figure:
     most = spread(flows, asked.nodes)
     mean = 1 / asked.nodes
-    what = "connections" if asked.by_ports and asked.connections is not None else "client addresses"
+    by_connection = asked.by_ports and asked.connections is not None
+    one, many = ("connection", "connections") if by_connection else ("client address", "client addresses")
     return Figure(
         code="evenness",
         what="the busiest node has",
         value=f"{most * mean:.1%} of the flows, where {mean:.1%} were even (in 95 of 100 cases not more)",
         number=most * mean,
-        formula=f"{flows:,} {what} thrown to {asked.nodes} nodes with equal chances, {_TRIALS:,} times",
+        formula=f"{flows:,} {one if flows == 1 else many} thrown to {asked.nodes} nodes with equal chances, {_TRIALS:,} times",
         source="the router's hash, as any good one spreads (docs/routers.md)",
     )
 

@@ -121,7 +121,9 @@ def parsed(text: str, nodes: int, servers: int) -> Step:
     act = Act(found[1])
     which = tuple(int(one) for one in (found[2] or "1").split(","))
     if act is Act.ADD:
-        return Step(act, tuple(range(int(found[2] or 1))), int(found[3] or 1))
+        if len(which) > 1 or not which[0]:
+            raise ValueError(f"{text!r}: how many real servers? (write {act}, or {act}:3)")
+        return Step(act, tuple(range(which[0])), int(found[3] or 1))
     most, what = (nodes, "nodes") if act in (Act.LEAVE, Act.RETURN) else (servers, "real servers")
     if found[2] is None or not all(1 <= one <= most for one in which) or len(set(which)) < len(which):
         raise ValueError(f"{text!r}: which of the {most} {what}? (write {act}:1, or {act}:1,2)")

@@ -669,7 +669,7 @@ def _plan(verb: argparse.ArgumentParser) -> None:
         help="what the routers hash to spread the flows (default: %(default)s)",
     )
     verb.add_argument("--config", type=Path, metavar="FILE", help="of a node, or of the fleet")
-    _with_node(verb, "of a fleet's file: this one (default: the first)")
+    _with_node(verb, "this one (default: the first)")
     verb.add_argument("--svg", type=Path, metavar="FILE", help="write a picture of the loads")
     _with_json(verb)
     _with_colour(verb)

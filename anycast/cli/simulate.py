@@ -69,6 +69,10 @@ def _setup(args: argparse.Namespace) -> Setup:
         )
     if args.drifted > args.nodes:
         raise ValueError(f"--drifted {args.drifted:.0f} are more than all {args.nodes:.0f} balancers")
+    if args.seed < 0:
+        raise ValueError(f"--seed is 0 or more, not {args.seed}")
+    if args.fill_again and args.router != Router.RESILIENT:
+        raise ValueError(f"--fill-again is of --router {Router.RESILIENT}, not of {args.router}")
     return Setup(
         flows=round(args.flows),
         nodes=round(args.nodes),

@@ -49,6 +49,10 @@ def test_programs_get_json(capsys: pytest.CaptureFixture[str]) -> None:
         (["leave:1", "--flows", "1G"], "from 1 to 10,000,000 flows"),
         (["leave:1", "--node-weights", "1,2"], "2 weights for 3 balancers"),
         (["leave:1", "--drifted", "4"], "are more than all 3 balancers"),
+        (["server-add:0"], "how many real servers? (write server-add, or server-add:3)"),
+        (["server-add:1,2"], "how many real servers?"),
+        (["leave:1", "--seed", "-1"], "--seed is 0 or more, not -1"),
+        (["leave:1", "--fill-again"], "--fill-again is of --router resilient, not of hash-threshold"),
         (["leave:1", "--router", "hrw", "--node-weights", "1,1,2"], "knows no weights"),
     ],
 )
