@@ -1,6 +1,7 @@
 """When probes run: spread at the start, then on the beat the core asks for. What an outcome means is the core's affair.
 
-TCP and HTTP checks go through the sweep, thousands of them without a task each; every other kind is a task.
+TCP and HTTP checks go through the sweep, thousands of them without a task each, and programs through the forker; every
+other kind is a task.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 
-from anycast.agent.beats import BATCH, Host, next_beat, offset, on_beat
+from anycast.agent.beats import BATCH, Host, next_beat, offset, on_beat, together
 from anycast.agent.run_log import RunLog
 from anycast.core.health.phase import Fault, Outcome, Result
 from anycast.core.values.configuration import Address, Check, Target
 from anycast.core.values.persistent import PersistentMap
 from anycast.ops.source import Probes
 from anycast.probes.finding import OK, Finding, unknown
+from anycast.probes.programs import ProgramRun, Programs, is_program
 from anycast.probes.run import check_of, probe
 from anycast.probes.sweep.agenda import Agenda
 from anycast.probes.sweep.runs import Run, run_of, sweepable
@@ -46,7 +48,8 @@ class _Slot:
 
     target: Target
     host: Host
-    swept: bool  # else its runs are tasks
+    swept: bool  # else its runs are programs, or tasks
+    program: bool
     tally: Probes  # of its kind
     base: float  # an instant of its beat: at its interval, it keeps to that
     at: float | None = None  # when it waits for its time
@@ -57,13 +60,14 @@ class _Slot:
         None  # seconds between runs that are not reported as long as they say nothing but ok
     )
     queued: bool = False
-    run: Run[_Slot] | None = None
+    run: Run[_Slot] | ProgramRun[_Slot] | None = None
     task: asyncio.Task[Result] | None = None
     running: bool = False
     after: float | None = None  # asked for while the run was still ending
     dropped: bool = False  # the task that is ending is not to be reported
     gone: bool = False
     number: int = 0  # in the log of runs
+    is_urgent: bool = True  # due earlier than its interval asks for: something has changed, or it is new
 
 
 class Checker:
@@ -86,6 +90,7 @@ class Checker:
         self._forgotten = forgotten
         self._limit = limit
         self._sweep: Sweep[_Slot] | None = None
+        self._programs: Programs[_Slot] = Programs(self._swept)
         self._slots: dict[Target, _Slot] = {}
         self._hosts: dict[Address, Host] = {}
         self._agenda: Agenda[_Slot] = Agenda()
@@ -97,6 +102,7 @@ class Checker:
         self._pause = BATCH  # until it goes off again
         self._queue: deque[_Slot] = deque()  # for a task
         self._line: deque[_Slot] = deque()  # for the sweep
+        self._asked: deque[_Slot] = deque()  # for the forker
         self._tasks: set[asyncio.Task[Result]] = set()
         self.probes: defaultdict[str, Probes] = defaultdict(Probes)  # by kind of check
         self.runs = RunLog()
@@ -111,12 +117,12 @@ class Checker:
     @property
     def running(self) -> int:
         """Runs under way, cancelled ones that have not ended included."""
-        return len(self._tasks) + (0 if self._sweep is None else self._sweep.running)
+        return len(self._tasks) + self._programs.running + (0 if self._sweep is None else self._sweep.running)
 
     @property
     def queued(self) -> int:
         """Targets whose time has come and that wait for a free place. Never back to 0: the node is too slow."""
-        return sum(not slot.gone for line in (self._queue, self._line) for slot in line)
+        return sum(not slot.gone for line in (self._queue, self._line, self._asked) for slot in line)
 
     def set_targets(self, targets: AbstractSet[Target]) -> None:
         """Start what is new, forget what is not in `targets`, leave the rest as it is.
@@ -175,12 +181,14 @@ class Checker:
             host = self._hosts[target.address] = Host()
         host.join(_shortest(target.check))
         swept = sweepable(target)
-        if not swept:
+        program = is_program(target)
+        if not (swept or program):
             check_of(type(target.check.kind))  # to be there when it is needed
         slot = _Slot(
             target,
             host,
             swept=swept,
+            program=program,
             tally=self.probes[target.check.kind.type],
             base=began + offset(place, target.check.interval),
             beat=began,
@@ -199,8 +207,8 @@ class Checker:
         now = self._clock()
         for place, slot in enumerate(self._slots.values()):
             slot.quiet = slot.after = None
-            if slot.run is not None and self._sweep is not None:
-                self._sweep.cancel(slot.run)
+            if slot.run is not None:
+                self._cancel(slot.run)
                 slot.running = False
             if slot.task is not None:
                 slot.dropped = True
@@ -236,6 +244,7 @@ class Checker:
         if self._sweep is not None:
             self._sweep.close()
             self._sweep = None
+        await self._programs.close()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -246,24 +255,34 @@ class Checker:
         slot.host.leave(_shortest(slot.target.check))
         if not slot.host.targets:
             del self._hosts[slot.target.address]
-        if slot.run is not None and self._sweep is not None:
-            self._sweep.cancel(slot.run)
+        if slot.run is not None:
+            self._cancel(slot.run)
         if slot.task is not None:
             self._ending.add(slot.target)
             slot.task.cancel()
+
+    def _cancel(self, run: Run[_Slot] | ProgramRun[_Slot]) -> None:
+        if isinstance(run, ProgramRun):
+            self._programs.cancel(run)
+        elif self._sweep is not None:
+            self._sweep.cancel(run)
 
     def _go_on(self, slot: _Slot) -> None:
         """Wait for the next beat, if one was asked for."""
         after, slot.after = slot.after, None
         if after is None:
             return
+        slot.is_urgent = after < slot.target.check.interval
         if after == slot.target.check.interval:
             self._wait(slot, on_beat(slot.base, after, slot.beat, self._clock()))
         else:
             self._wait(slot, next_beat(slot.beat, after, self._clock()))
 
     def _wait(self, slot: _Slot, at: float) -> None:
-        slot.at = slot.due = at
+        slot.due = at
+        if slot.program and not slot.is_urgent:
+            at = together(at, slot.target.check.interval)
+        slot.at = at
         slot.reserved = False
         self._agenda.add(at, slot)
         if at < self._alarm_at:
@@ -273,6 +292,8 @@ class Checker:
         """For the first that is due with the next batch, or for who waits in line and could begin."""
         if self._line and (self._sweep is None or not self._sweep.full):
             at = self._rung  # at once, after the event loop has had its turn
+        elif self._asked and not self._programs.full:
+            at = self._rung
         elif self._queue and len(self._tasks) < self._limit:
             at = self._rung + 2 * TURN
         elif (first := self._agenda.first()) is not None:
@@ -296,6 +317,8 @@ class Checker:
             self._pause = BATCH if len(self._line) < _MANY else 2 * BATCH
             if self._line:
                 self._start_runs()
+            if self._asked:
+                self._start_programs()
             self._start_tasks(_TASKS_A_TURN)
         finally:
             self._alarm, self._alarm_at = None, math.inf
@@ -320,6 +343,8 @@ class Checker:
             slot.queued = True
             if slot.swept:
                 self._line.append(slot)
+            elif slot.program:
+                self._asked.append(slot)
             elif slot.target not in self._ending:  # else _ended puts it in line
                 self._queue.append(slot)
 
@@ -340,12 +365,28 @@ class Checker:
             slot.queued = False
             slot.running = True
             run = slot.run
-            if run is None:
+            if not isinstance(run, Run):
                 run = slot.run = run_of(slot.target, slot)
             start(run)
             started += 1
         sweep.settle(started)
         return None
+
+    def _start_programs(self) -> None:
+        """All together: the forker does the work."""
+        line, programs = self._asked, self._programs
+        for _ in range(len(line)):  # one that ends at once may stand in line again
+            if programs.full:
+                break
+            slot = line.popleft()
+            if slot.gone:
+                continue
+            slot.queued, slot.running = False, True
+            run = slot.run
+            if not isinstance(run, ProgramRun):
+                run = slot.run = ProgramRun(slot.target, slot)
+            programs.start(run)
+        programs.settle()
 
     def _refuse_line(self, finding: Finding) -> None:
         slots = list(self._line)
@@ -357,7 +398,7 @@ class Checker:
                 self._tell(slot, finding.result(0.0))
                 self._go_on(slot)
 
-    def _swept(self, run: Run[_Slot], finding: Finding, took: float) -> None:
+    def _swept(self, run: Run[_Slot] | ProgramRun[_Slot], finding: Finding, took: float) -> None:
         slot = run.owner
         slot.running = False
         if not run.may_keep and slot.target.check.interval >= _KEEP:
@@ -371,7 +412,7 @@ class Checker:
         else:
             self._tell(slot, finding.result(took))
             self._go_on(slot)
-        if self._line:
+        if self._line or self._asked:
             self._set_alarm()  # there is room for one more
 
     def _tell(self, slot: _Slot, result: Result) -> None:

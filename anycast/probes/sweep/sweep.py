@@ -230,18 +230,11 @@ class Sweep(Generic[Owner]):
         if run.sock is not None and not (run.may_keep and run.keeps and self._has_room()):
             self._release(run)
         if finding.outcome is Outcome.FAIL:
-            finding = self._excused(run, finding)
+            finding = links.excused(finding, run.target)
         try:
             self._finished(run, finding, self.now - run.started)
         except Exception as error:  # noqa: BLE001 - a defect in what is made of one must not end the checking
             tell(error, run.target, finding)
-
-    def _excused(self, run: Run[Owner], finding: Finding) -> Finding:
-        try:
-            return links.excuse(finding, run.address)
-        except Exception as error:  # noqa: BLE001 - a failure is not taken back for a defect of ours
-            tell(error, run.target, finding)
-            return finding
 
     def _has_room(self) -> bool:
         return len(self._live) - self.running <= self._room.kept
