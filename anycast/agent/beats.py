@@ -9,7 +9,6 @@ __all__ = ["BATCH", "Host", "next_beat", "offset", "on_beat", "together"]
 
 BATCH = 0.02  # seconds: runs that are due closer together than that begin together, for a wake costs as much as ten
 _STEP = 0.1  # seconds: programs that are due within the same begin together, at its end
-_STEPPED = 1.0  # seconds: with a shorter interval they begin when they are due
 _GAP = 0.001  # seconds between two runs against one address, however many checks it has
 _NEVER = -math.inf
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -47,9 +46,9 @@ def on_beat(base: float, interval: float, beat: float, now: float) -> float:
     return base + (math.floor(since + _ROUNDING) + 1) * interval
 
 
-def together(at: float, interval: float) -> float:
+def together(at: float) -> float:
     """When a program begins that is due `at` by its interval: what a wake costs is shared by all of its step."""
-    return math.ceil(at / _STEP) * _STEP if interval >= _STEPPED else at
+    return math.ceil(at / _STEP) * _STEP
 
 
 @cache

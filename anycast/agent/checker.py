@@ -34,9 +34,10 @@ __all__ = ["Checker"]
 
 _SPREAD = 0.001  # seconds between two first runs: 50 targets begin within 50 ms, 5,000 over their interval
 _DUE_A_TURN = 512
-_MANY = 16  # that began together: the next such lot may be twice as large
+_MANY, _MASSES = 16, 64  # that began together: the next such lot may be twice as large, or four times
 # Targets that are looked for, sorted and taken up in one turn: two milliseconds each.
 _LOOKED_FOR, _SORTED, _TAKEN_UP = 2048, 512, 256
+_OFTEN = 1.0  # seconds: with a shorter interval a large lot would come too late
 _KEEP = 5.0  # seconds: with longer intervals memory matters more than the microseconds of making a run anew
 _TASKS_A_TURN = 16  # that are begun together: each may start a program
 _LEAST = 1e-6  # seconds: a failure needs a duration whose sign can be seen
@@ -67,7 +68,9 @@ class _Slot:
     dropped: bool = False  # the task that is ending is not to be reported
     gone: bool = False
     number: int = 0  # in the log of runs
-    is_urgent: bool = True  # due earlier than its interval asks for: something has changed, or it is new
+    is_urgent: bool = (
+        True  # due earlier than its interval asks for: something has changed, or it is new; or often
+    )
 
 
 class Checker:
@@ -94,6 +97,7 @@ class Checker:
         self._slots: dict[Target, _Slot] = {}
         self._hosts: dict[Address, Host] = {}
         self._agenda: Agenda[_Slot] = Agenda()
+        self._urgent: Agenda[_Slot] = Agenda()  # those that do not wait for a large lot
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
         self._alarm: asyncio.TimerHandle | None = None
@@ -272,7 +276,7 @@ class Checker:
         after, slot.after = slot.after, None
         if after is None:
             return
-        slot.is_urgent = after < slot.target.check.interval
+        slot.is_urgent = after < max(slot.target.check.interval, _OFTEN)
         if after == slot.target.check.interval:
             self._wait(slot, on_beat(slot.base, after, slot.beat, self._clock()))
         else:
@@ -281,10 +285,10 @@ class Checker:
     def _wait(self, slot: _Slot, at: float) -> None:
         slot.due = at
         if slot.program and not slot.is_urgent:
-            at = together(at, slot.target.check.interval)
+            at = together(at)
         slot.at = at
         slot.reserved = False
-        self._agenda.add(at, slot)
+        (self._urgent if slot.is_urgent else self._agenda).add(at, slot)
         if at < self._alarm_at:
             self._set_alarm()
 
@@ -296,15 +300,21 @@ class Checker:
             at = self._rung
         elif self._queue and len(self._tasks) < self._limit:
             at = self._rung + 2 * TURN
-        elif (first := self._agenda.first()) is not None:
-            at = max(first[0], self._rung + self._pause)
         else:
-            return
+            at = self._next()
         if at < self._alarm_at:
             if self._alarm is not None:
                 self._alarm.cancel()
             self._alarm_at = at
             self._alarm = self._loop.call_at(at, self._ring)
+
+    def _next(self) -> float:
+        at = math.inf
+        if (first := self._agenda.first()) is not None:
+            at = max(first[0], self._rung + self._pause)
+        if (first := self._urgent.first()) is not None:
+            at = min(at, max(first[0], self._rung + min(self._pause, BATCH)))
+        return at
 
     def _ring(self) -> None:
         """Begin what is due, but not for longer than a turn: the rest has the next one."""
@@ -313,8 +323,11 @@ class Checker:
         try:
             if self._sweep is not None:
                 self._sweep.look()  # those that have ended may be due again
-            self._take_due(now)
-            self._pause = BATCH if len(self._line) < _MANY else 2 * BATCH
+            taken = self._take_due(self._urgent, now) + self._take_due(self._agenda, now)
+            many = len(self._line)
+            self._pause = BATCH if many < _MANY else 2 * BATCH if many < _MASSES else 4 * BATCH
+            if taken >= _DUE_A_TURN:
+                self._pause = 0.0  # there are more
             if self._line:
                 self._start_runs()
             if self._asked:
@@ -324,12 +337,10 @@ class Checker:
             self._alarm, self._alarm_at = None, math.inf
             self._set_alarm()
 
-    def _take_due(self, now: float) -> None:
-        agenda = self._agenda
-        for _ in range(_DUE_A_TURN):
-            slot = agenda.take(now)
-            if slot is None:
-                return
+    def _take_due(self, agenda: Agenda[_Slot], now: float) -> int:
+        """How many have been looked at."""
+        due = agenda.due(now, _DUE_A_TURN)
+        for slot in due:
             if slot.at is None or slot.at > now:
                 continue  # replaced since, or gone, or in the agenda twice
             if not slot.reserved and slot.host.targets > 1:
@@ -347,12 +358,13 @@ class Checker:
                 self._asked.append(slot)
             elif slot.target not in self._ending:  # else _ended puts it in line
                 self._queue.append(slot)
+        return len(due)
 
     def _start_runs(self) -> None:
         sweep = self._sweep
         if sweep is None:
             try:
-                sweep = self._sweep = Sweep(self._swept)
+                sweep = self._sweep = Sweep(self._swept, self._well)
             except OSError as error:
                 return self._refuse_line(judge(error))
         line, started = self._line, 0
@@ -414,6 +426,42 @@ class Checker:
             self._go_on(slot)
         if self._line or self._asked:
             self._set_alarm()  # there is room for one more
+
+    def _well(self, runs: Iterator[Run[_Slot]], now: float) -> None:
+        """As `_swept` for each of them, with OK: thousands of checks a second come here, and say nothing new."""
+        numbers: list[int] = []
+        took: list[float] = []
+        by_kind: dict[Probes, list[float]] = {}
+        regular, urgent = self._agenda.add, self._urgent.add
+        soonest = math.inf
+        for run in runs:
+            slot = run.owner
+            quiet = slot.quiet
+            if quiet is None or slot.after is not None:
+                self._swept(run, OK, now - run.started)
+                continue
+            slot.running = False
+            if slot.target.check.interval >= _KEEP and not run.may_keep:
+                slot.run = None
+            numbers.append(slot.number)
+            lasted = now - run.started
+            took.append(lasted)
+            same = by_kind.get(slot.tally)
+            if same is None:
+                same = by_kind[slot.tally] = []
+            same.append(lasted)
+            at = slot.beat + quiet
+            if at < now:
+                at = next_beat(slot.beat, quiet, now)
+            slot.at = slot.due = at
+            slot.reserved = False
+            (urgent if slot.is_urgent else regular)(at, slot)
+            soonest = min(soonest, at)
+        for tally, same in by_kind.items():
+            tally.count_all(Outcome.OK, same)
+        self.runs.extend(numbers, took)
+        if self._line or soonest < self._alarm_at:
+            self._set_alarm()
 
     def _tell(self, slot: _Slot, result: Result) -> None:
         slot.quiet = None
