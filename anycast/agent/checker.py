@@ -34,7 +34,7 @@ __all__ = ["Checker"]
 
 _SPREAD = 0.001  # seconds between two first runs: 50 targets begin within 50 ms, 5,000 over their interval
 _DUE_A_TURN = 512
-_MANY, _MASSES = 16, 64  # that began together: the next such lot may be twice as large, or four times
+_MANY, _MASSES = 16, 32  # that began together: the next such lot may be twice as large, or four times
 # Targets that are looked for, sorted and taken up in one turn: two milliseconds each.
 _LOOKED_FOR, _SORTED, _TAKEN_UP = 2048, 512, 256
 _OFTEN = 1.0  # seconds: with a shorter interval a large lot would come too late
@@ -62,6 +62,7 @@ class _Slot:
     )
     queued: bool = False
     run: Run[_Slot] | ProgramRun[_Slot] | None = None
+    is_rare: bool = False  # `run` is made anew each time
     task: asyncio.Task[Result] | None = None
     running: bool = False
     after: float | None = None  # asked for while the run was still ending
@@ -193,6 +194,7 @@ class Checker:
             host,
             swept=swept,
             program=program,
+            is_rare=target.check.interval >= _KEEP,
             tally=self.probes[target.check.kind.type],
             base=began + offset(place, target.check.interval),
             beat=began,
@@ -413,7 +415,7 @@ class Checker:
     def _swept(self, run: Run[_Slot] | ProgramRun[_Slot], finding: Finding, took: float) -> None:
         slot = run.owner
         slot.running = False
-        if not run.may_keep and slot.target.check.interval >= _KEEP:
+        if slot.is_rare and not run.may_keep:
             slot.run = None
         slot.tally.count(finding.outcome, took)
         self._remember(slot, finding.outcome, took)
@@ -431,7 +433,8 @@ class Checker:
         """As `_swept` for each of them, with OK: thousands of checks a second come here, and say nothing new."""
         numbers: list[int] = []
         took: list[float] = []
-        by_kind: dict[Probes, list[float]] = {}
+        same: list[float] = []  # those of one kind
+        tally: Probes | None = None
         regular, urgent = self._agenda.add, self._urgent.add
         soonest = math.inf
         for run in runs:
@@ -441,14 +444,15 @@ class Checker:
                 self._swept(run, OK, now - run.started)
                 continue
             slot.running = False
-            if slot.target.check.interval >= _KEEP and not run.may_keep:
+            if slot.is_rare and not run.may_keep:
                 slot.run = None
             numbers.append(slot.number)
             lasted = now - run.started
             took.append(lasted)
-            same = by_kind.get(slot.tally)
-            if same is None:
-                same = by_kind[slot.tally] = []
+            if slot.tally is not tally:
+                if tally is not None:
+                    tally.count_all(Outcome.OK, same)
+                same, tally = [], slot.tally
             same.append(lasted)
             at = slot.beat + quiet
             if at < now:
@@ -457,7 +461,7 @@ class Checker:
             slot.reserved = False
             (urgent if slot.is_urgent else regular)(at, slot)
             soonest = min(soonest, at)
-        for tally, same in by_kind.items():
+        if tally is not None:
             tally.count_all(Outcome.OK, same)
         self.runs.extend(numbers, took)
         if self._line or soonest < self._alarm_at:
