@@ -255,8 +255,24 @@ class _HttpRun(Run[Owner]):
         return True
 
     def proceed(self, sock: socket.socket, events: int) -> Finding | None:
+        data = None
         try:
-            return self._proceed(sock, events)
+            if self._swift and self._found is None and self._exchange is None and not self._unsent:
+                if not self._connected:
+                    if events == _OPEN:
+                        self._connected = True
+                        self._ask(sock)
+                        return None
+                elif events == _ANSWERED or (not self._keep and events in _ANSWERS):
+                    data = sock.recv(_CHUNK)
+                    if 0 < len(data) <= SHORT:
+                        status = whole(data, to_head=self._to_head) if self._keep else begun(data)
+                        if status in self._expect:
+                            self.heard, self._whole, self._found = True, self._keep, OK
+                            return OK
+            return self._proceed(sock, events, data)
+        except BlockingIOError:
+            return None  # nothing was there
         except PeerError as error:
             if self._reused and not self._begun:
                 raise StaleError from error
@@ -271,24 +287,8 @@ class _HttpRun(Run[Owner]):
                 raise StaleError from error
             raise
 
-    def _proceed(self, sock: socket.socket, events: int) -> Finding | None:
-        data = None
-        if self._swift and self._found is None and self._exchange is None and not self._unsent:
-            if not self._connected:
-                if events == _OPEN:
-                    self._connected = True
-                    self._ask(sock)
-                    return None
-            elif events == _ANSWERED or (not self._keep and events in _ANSWERS):
-                try:
-                    data = sock.recv(_CHUNK)
-                except BlockingIOError:
-                    return None
-                if 0 < len(data) <= SHORT:
-                    status = whole(data, to_head=self._to_head) if self._keep else begun(data)
-                    if status in self._expect:
-                        self.heard, self._whole, self._found = True, self._keep, OK
-                        return OK
+    def _proceed(self, sock: socket.socket, events: int, data: bytes | None) -> Finding | None:
+        """`data`: what has been read already."""
         if not self._connected:
             finding = self._connection(sock, events)
             if finding is not OK:

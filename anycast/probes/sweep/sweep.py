@@ -283,13 +283,13 @@ class Sweep(Generic[Owner]):
         self.running -= 1
         if run.sock is not None and not (run.may_keep and run.keeps and self._has_room()):
             self._release(run)
-        if finding.outcome is Outcome.FAIL:
-            finding = links.excused(finding, run.target)
         if finding is OK and self._found is not None:
             run.well = True
             self._found.append(run)
-        else:
-            self._report(run, finding, self.now - run.started)
+            return
+        if finding.outcome is Outcome.FAIL:
+            finding = links.excused(finding, run.target)
+        self._report(run, finding, self.now - run.started)
 
     def _report(self, run: Run[Owner], finding: Finding, took: float) -> None:
         try:
