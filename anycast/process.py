@@ -115,8 +115,13 @@ def kill_group(pid: int) -> None:
 
 def how_it_ended(status: int, kills: int | None = None) -> str:
     """`kills`: what `oom.kills` said when it was started; None: that is not known."""
+    return ended(status, taken=status != 0 and kills is not None and oom.kills() not in (kills, None))
+
+
+def ended(status: int, *, taken: bool) -> str:
+    """`taken`: the kernel took a process of this service for its memory meanwhile."""
     how = f"exit status {status}" if status >= 0 else f"killed by {_signal_name(-status)}"
-    if status == 0 or kills is None or oom.kills() in (kills, None):
+    if status == 0 or not taken:
         return how
     if status == -signal.SIGKILL:
         return f"{how} by the kernel for its memory (the MemoryMax= of the agent's unit, or the machine's)"

@@ -24,8 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lab import check_load, measuring, netns
 from lab import check_peers as peers
-from lab import measuring, netns
 from lab.check_figures import Bound, Duel, Reading, Side, document, summary
 from lab.figures import milliseconds
 from lab.measuring import cpu_time, running, say
@@ -41,6 +41,7 @@ _SECURE = 200  # a thousand of them fill a whole processor, and HAProxy falls be
 _PORTS = {"tcp": peers.TCP_PORT, "http": peers.HTTP_PORT, "kept": peers.HTTP_PORT, "https": peers.HTTPS_PORT}
 _PATIENCE = 10.0  # seconds until every target has had its first check
 _LOCK = Path("/run/lock/anycast-bench-checks")
+_GROUP = "anycast-bench-checks"  # control group
 _NICE = -10  # for both sides and the targets: other programs of this machine get in the way less
 _STATUS = b"GET / HTTP/1.0\r\n\r\n"
 
@@ -79,27 +80,44 @@ class Bench:
         with self._ours(work) as (pid, answer):
             _wait(lambda: answer()["seen"] >= work.count)
             before = answer()
-            found = self._window(work, pid, self._counter(work) or (lambda: answer()["reports"]))
+            counter = self._counter(work) or (lambda: int(answer()["reports"]))
+            found = self._window(work, partial(cpu_time, pid), counter)
             after = answer()
             if failed := after["failed"] - before["failed"]:
                 say(f"    {after['detail']}")
-            # Programs that were started count too.
-            cpu = found.cpu + after["children"] - before["children"]
-            return replace(found, failed=failed, cpu=cpu, grown=after["grown"])
+            return replace(found, failed=failed, grown=after["grown"])
+
+    def our_programs(self, work: Work) -> Reading:
+        """With all that is started for it."""
+        with measuring.group(_GROUP) as group, self._ours(work) as (pid, answer):
+            group.take(pid)
+            _wait(lambda: answer()["seen"] >= work.count)
+            before = answer()
+            found = self._window(work, group.cpu, lambda: int(answer()["reports"]))
+            return replace(found, failed=answer()["failed"] - before["failed"])
+
+    def bare_programs(self, work: Work) -> Reading:
+        """The same programs as often, started and waited for."""
+        starter = Path(__file__).with_name("spawn_load.py")
+        argv = [*self._alone, sys.executable, "-I", "-S", str(starter), check_load.PROGRAM, str(work.count)]
+        with measuring.group(_GROUP) as group, running(argv) as process:
+            group.take(process.pid)
+            began = time.monotonic()
+            return self._window(work, group.cpu, lambda: round((time.monotonic() - began) * work.count))
 
     def their_reading(self, work: Work) -> Reading:
         with self._haproxy(work) as (pid, failing):
             _wait(lambda: not failing())
             counter = self._counter(work)
             assert counter is not None
-            found = self._window(work, pid, counter)
+            found = self._window(work, partial(cpu_time, pid), counter)
             return replace(found, failed=failing())
 
-    def _window(self, work: Work, pid: int, count: Callable[[], int]) -> Reading:
+    def _window(self, work: Work, used: Callable[[], float], count: Callable[[], int]) -> Reading:
         time.sleep(SETTLE)
-        checks, began, cpu = count(), time.monotonic(), cpu_time(pid)
+        checks, began, cpu = count(), time.monotonic(), used()
         time.sleep(work.window)
-        cpu, ended = cpu_time(pid) - cpu, time.monotonic()
+        cpu, ended = used() - cpu, time.monotonic()
         return Reading(checks=count() - checks, failed=0, cpu=cpu, seconds=ended - began)
 
     def _counter(self, work: Work) -> Callable[[], int] | None:
@@ -188,14 +206,21 @@ class Works:
         few = Work("tcp", _FEW, 2 * window)
         self.all = (many, fresh, kept, secure, few, programs)
         self.ours, self.theirs = ({work: Side() for work in self.all} for _ in range(2))
-        self._memory, self._cost = self.ours[many], self.ours[programs]
+        self._memory = self.ours[many]
         self.rivals = {many, fresh, secure, few}  # HAProxy keeps no connection for the next check
         self.duels = [
-            self._duel("5,000 TCP/s", 1.0, many),
-            self._duel("1,000 HTTP/s, fresh", 1.1, fresh),
-            self._duel("1,000 HTTP/s, kept", 0.4, kept, fresh),
+            self._duel("5,000 TCP/s", 0.8, many),
+            self._duel("1,000 HTTP/s, fresh", 0.65, fresh),
+            self._duel("1,000 HTTP/s, kept", 0.25, kept, fresh),
             self._duel(f"{_SECURE} HTTPS/s, resumed", 1.5, secure),
             self._duel("10 TCP/s", 1.5, few),
+            Duel(
+                work=f"{_PROGRAMS} commands/s",
+                peer="starting them",
+                goal=1.05,
+                ours=self.ours[programs],
+                theirs=self.theirs[programs],
+            ),
         ]
 
     def _duel(self, name: str, goal: float, work: Work, against: Work | None = None) -> Duel:
@@ -207,7 +232,6 @@ class Works:
     def bounds(self) -> list[Bound]:
         grown = [one.grown / 2**20 for one in self._memory.readings]
         return [
-            Bound(work="1,000 commands", unit="CPU-s", goal=1.4, side=self._cost, values=self._cost.costs),
             Bound(work="memory, 5,000 TCP/s", unit="MiB", goal=25, side=self._memory, values=grown),
         ]
 
@@ -232,9 +256,12 @@ def main(argv: list[str] | None = None) -> int:
                 for work in works.all:
                     if options.only and f"{work.name}-{work.count}" not in options.only:
                         continue
-                    sides = [("ours", works.ours[work], partial(bench.our_reading, work))]
+                    read = bench.our_programs if work.name == "command" else bench.our_reading
+                    sides = [("ours", works.ours[work], partial(read, work))]
                     if work in works.rivals:
                         sides.append(("haproxy", works.theirs[work], partial(bench.their_reading, work)))
+                    elif work.name == "command":
+                        sides.append(("alone", works.theirs[work], partial(bench.bare_programs, work)))
                     # Who begins changes with the round.
                     for who, side, read in sides if number % 2 == 0 else reversed(sides):
                         label = f"round {number + 1}: {work.name} {work.count:,}/s: {who}"

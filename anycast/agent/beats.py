@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from functools import cache
 
-__all__ = ["BATCH", "Host", "next_beat", "offset", "on_beat"]
+__all__ = ["BATCH", "Host", "next_beat", "offset", "on_beat", "together"]
 
 BATCH = 0.02  # seconds: runs that are due closer together than that begin together, for a wake costs as much as ten
+_STEP = 0.1  # seconds: programs that are due within the same begin together, at its end
 _GAP = 0.001  # seconds between two runs against one address, however many checks it has
 _NEVER = -math.inf
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -43,6 +44,11 @@ def on_beat(base: float, interval: float, beat: float, now: float) -> float:
     """The first instant after `beat` that is whole intervals from `base` and not missed yet."""
     since = (max(beat, now - BATCH) - base) / interval
     return base + (math.floor(since + _ROUNDING) + 1) * interval
+
+
+def together(at: float) -> float:
+    """When a program begins that is due `at` by its interval: what a wake costs is shared by all of its step."""
+    return math.ceil(at / _STEP) * _STEP
 
 
 @cache

@@ -1,6 +1,7 @@
 """When probes run: spread at the start, then on the beat the core asks for. What an outcome means is the core's affair.
 
-TCP and HTTP checks go through the sweep, thousands of them without a task each; every other kind is a task.
+TCP and HTTP checks go through the sweep, thousands of them without a task each, and programs through the forker; every
+other kind is a task.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 
-from anycast.agent.beats import BATCH, Host, next_beat, offset, on_beat
+from anycast.agent.beats import BATCH, Host, next_beat, offset, on_beat, together
 from anycast.agent.run_log import RunLog
 from anycast.core.health.phase import Fault, Outcome, Result
 from anycast.core.values.configuration import Address, Check, Target
 from anycast.core.values.persistent import PersistentMap
 from anycast.ops.source import Probes
 from anycast.probes.finding import OK, Finding, unknown
+from anycast.probes.programs import ProgramRun, Programs, is_program
 from anycast.probes.run import check_of, probe
 from anycast.probes.sweep.agenda import Agenda
 from anycast.probes.sweep.runs import Run, run_of, sweepable
@@ -32,9 +34,10 @@ __all__ = ["Checker"]
 
 _SPREAD = 0.001  # seconds between two first runs: 50 targets begin within 50 ms, 5,000 over their interval
 _DUE_A_TURN = 512
-_MANY = 16  # that began together: the next such lot may be twice as large
+_MANY, _MASSES = 16, 32  # that began together: the next such lot may be twice as large, or four times
 # Targets that are looked for, sorted and taken up in one turn: two milliseconds each.
 _LOOKED_FOR, _SORTED, _TAKEN_UP = 2048, 512, 256
+_OFTEN = 1.0  # seconds: with a shorter interval a large lot would come too late
 _KEEP = 5.0  # seconds: with longer intervals memory matters more than the microseconds of making a run anew
 _TASKS_A_TURN = 16  # that are begun together: each may start a program
 _LEAST = 1e-6  # seconds: a failure needs a duration whose sign can be seen
@@ -46,7 +49,8 @@ class _Slot:
 
     target: Target
     host: Host
-    swept: bool  # else its runs are tasks
+    swept: bool  # else its runs are programs, or tasks
+    program: bool
     tally: Probes  # of its kind
     base: float  # an instant of its beat: at its interval, it keeps to that
     at: float | None = None  # when it waits for its time
@@ -57,13 +61,17 @@ class _Slot:
         None  # seconds between runs that are not reported as long as they say nothing but ok
     )
     queued: bool = False
-    run: Run[_Slot] | None = None
+    run: Run[_Slot] | ProgramRun[_Slot] | None = None
+    is_rare: bool = False  # `run` is made anew each time
     task: asyncio.Task[Result] | None = None
     running: bool = False
     after: float | None = None  # asked for while the run was still ending
     dropped: bool = False  # the task that is ending is not to be reported
     gone: bool = False
     number: int = 0  # in the log of runs
+    is_urgent: bool = (
+        True  # due earlier than its interval asks for: something has changed, or it is new; or often
+    )
 
 
 class Checker:
@@ -86,9 +94,11 @@ class Checker:
         self._forgotten = forgotten
         self._limit = limit
         self._sweep: Sweep[_Slot] | None = None
+        self._programs: Programs[_Slot] = Programs(self._swept)
         self._slots: dict[Target, _Slot] = {}
         self._hosts: dict[Address, Host] = {}
         self._agenda: Agenda[_Slot] = Agenda()
+        self._urgent: Agenda[_Slot] = Agenda()  # those that do not wait for a large lot
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
         self._alarm: asyncio.TimerHandle | None = None
@@ -97,6 +107,7 @@ class Checker:
         self._pause = BATCH  # until it goes off again
         self._queue: deque[_Slot] = deque()  # for a task
         self._line: deque[_Slot] = deque()  # for the sweep
+        self._asked: deque[_Slot] = deque()  # for the forker
         self._tasks: set[asyncio.Task[Result]] = set()
         self.probes: defaultdict[str, Probes] = defaultdict(Probes)  # by kind of check
         self.runs = RunLog()
@@ -111,12 +122,12 @@ class Checker:
     @property
     def running(self) -> int:
         """Runs under way, cancelled ones that have not ended included."""
-        return len(self._tasks) + (0 if self._sweep is None else self._sweep.running)
+        return len(self._tasks) + self._programs.running + (0 if self._sweep is None else self._sweep.running)
 
     @property
     def queued(self) -> int:
         """Targets whose time has come and that wait for a free place. Never back to 0: the node is too slow."""
-        return sum(not slot.gone for line in (self._queue, self._line) for slot in line)
+        return sum(not slot.gone for line in (self._queue, self._line, self._asked) for slot in line)
 
     def set_targets(self, targets: AbstractSet[Target]) -> None:
         """Start what is new, forget what is not in `targets`, leave the rest as it is.
@@ -175,12 +186,15 @@ class Checker:
             host = self._hosts[target.address] = Host()
         host.join(_shortest(target.check))
         swept = sweepable(target)
-        if not swept:
+        program = is_program(target)
+        if not (swept or program):
             check_of(type(target.check.kind))  # to be there when it is needed
         slot = _Slot(
             target,
             host,
             swept=swept,
+            program=program,
+            is_rare=target.check.interval >= _KEEP,
             tally=self.probes[target.check.kind.type],
             base=began + offset(place, target.check.interval),
             beat=began,
@@ -199,8 +213,8 @@ class Checker:
         now = self._clock()
         for place, slot in enumerate(self._slots.values()):
             slot.quiet = slot.after = None
-            if slot.run is not None and self._sweep is not None:
-                self._sweep.cancel(slot.run)
+            if slot.run is not None:
+                self._cancel(slot.run)
                 slot.running = False
             if slot.task is not None:
                 slot.dropped = True
@@ -236,6 +250,7 @@ class Checker:
         if self._sweep is not None:
             self._sweep.close()
             self._sweep = None
+        await self._programs.close()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -246,26 +261,36 @@ class Checker:
         slot.host.leave(_shortest(slot.target.check))
         if not slot.host.targets:
             del self._hosts[slot.target.address]
-        if slot.run is not None and self._sweep is not None:
-            self._sweep.cancel(slot.run)
+        if slot.run is not None:
+            self._cancel(slot.run)
         if slot.task is not None:
             self._ending.add(slot.target)
             slot.task.cancel()
+
+    def _cancel(self, run: Run[_Slot] | ProgramRun[_Slot]) -> None:
+        if isinstance(run, ProgramRun):
+            self._programs.cancel(run)
+        elif self._sweep is not None:
+            self._sweep.cancel(run)
 
     def _go_on(self, slot: _Slot) -> None:
         """Wait for the next beat, if one was asked for."""
         after, slot.after = slot.after, None
         if after is None:
             return
+        slot.is_urgent = after < max(slot.target.check.interval, _OFTEN)
         if after == slot.target.check.interval:
             self._wait(slot, on_beat(slot.base, after, slot.beat, self._clock()))
         else:
             self._wait(slot, next_beat(slot.beat, after, self._clock()))
 
     def _wait(self, slot: _Slot, at: float) -> None:
-        slot.at = slot.due = at
+        slot.due = at
+        if slot.program and not slot.is_urgent:
+            at = together(at)
+        slot.at = at
         slot.reserved = False
-        self._agenda.add(at, slot)
+        (self._urgent if slot.is_urgent else self._agenda).add(at, slot)
         if at < self._alarm_at:
             self._set_alarm()
 
@@ -273,17 +298,25 @@ class Checker:
         """For the first that is due with the next batch, or for who waits in line and could begin."""
         if self._line and (self._sweep is None or not self._sweep.full):
             at = self._rung  # at once, after the event loop has had its turn
+        elif self._asked and not self._programs.full:
+            at = self._rung
         elif self._queue and len(self._tasks) < self._limit:
             at = self._rung + 2 * TURN
-        elif (first := self._agenda.first()) is not None:
-            at = max(first[0], self._rung + self._pause)
         else:
-            return
+            at = self._next()
         if at < self._alarm_at:
             if self._alarm is not None:
                 self._alarm.cancel()
             self._alarm_at = at
             self._alarm = self._loop.call_at(at, self._ring)
+
+    def _next(self) -> float:
+        at = math.inf
+        if (first := self._agenda.first()) is not None:
+            at = max(first[0], self._rung + self._pause)
+        if (first := self._urgent.first()) is not None:
+            at = min(at, max(first[0], self._rung + min(self._pause, BATCH)))
+        return at
 
     def _ring(self) -> None:
         """Begin what is due, but not for longer than a turn: the rest has the next one."""
@@ -292,21 +325,24 @@ class Checker:
         try:
             if self._sweep is not None:
                 self._sweep.look()  # those that have ended may be due again
-            self._take_due(now)
-            self._pause = BATCH if len(self._line) < _MANY else 2 * BATCH
+            taken = self._take_due(self._urgent, now) + self._take_due(self._agenda, now)
+            many = len(self._line)
+            self._pause = BATCH if many < _MANY else 2 * BATCH if many < _MASSES else 4 * BATCH
+            if taken >= _DUE_A_TURN:
+                self._pause = 0.0  # there are more
             if self._line:
                 self._start_runs()
+            if self._asked:
+                self._start_programs()
             self._start_tasks(_TASKS_A_TURN)
         finally:
             self._alarm, self._alarm_at = None, math.inf
             self._set_alarm()
 
-    def _take_due(self, now: float) -> None:
-        agenda = self._agenda
-        for _ in range(_DUE_A_TURN):
-            slot = agenda.take(now)
-            if slot is None:
-                return
+    def _take_due(self, agenda: Agenda[_Slot], now: float) -> int:
+        """How many have been looked at."""
+        due = agenda.due(now, _DUE_A_TURN)
+        for slot in due:
             if slot.at is None or slot.at > now:
                 continue  # replaced since, or gone, or in the agenda twice
             if not slot.reserved and slot.host.targets > 1:
@@ -320,14 +356,17 @@ class Checker:
             slot.queued = True
             if slot.swept:
                 self._line.append(slot)
+            elif slot.program:
+                self._asked.append(slot)
             elif slot.target not in self._ending:  # else _ended puts it in line
                 self._queue.append(slot)
+        return len(due)
 
     def _start_runs(self) -> None:
         sweep = self._sweep
         if sweep is None:
             try:
-                sweep = self._sweep = Sweep(self._swept)
+                sweep = self._sweep = Sweep(self._swept, self._well)
             except OSError as error:
                 return self._refuse_line(judge(error))
         line, started = self._line, 0
@@ -340,12 +379,28 @@ class Checker:
             slot.queued = False
             slot.running = True
             run = slot.run
-            if run is None:
+            if not isinstance(run, Run):
                 run = slot.run = run_of(slot.target, slot)
             start(run)
             started += 1
         sweep.settle(started)
         return None
+
+    def _start_programs(self) -> None:
+        """All together: the forker does the work."""
+        line, programs = self._asked, self._programs
+        for _ in range(len(line)):  # one that ends at once may stand in line again
+            if programs.full:
+                break
+            slot = line.popleft()
+            if slot.gone:
+                continue
+            slot.queued, slot.running = False, True
+            run = slot.run
+            if not isinstance(run, ProgramRun):
+                run = slot.run = ProgramRun(slot.target, slot)
+            programs.start(run)
+        programs.settle()
 
     def _refuse_line(self, finding: Finding) -> None:
         slots = list(self._line)
@@ -357,10 +412,10 @@ class Checker:
                 self._tell(slot, finding.result(0.0))
                 self._go_on(slot)
 
-    def _swept(self, run: Run[_Slot], finding: Finding, took: float) -> None:
+    def _swept(self, run: Run[_Slot] | ProgramRun[_Slot], finding: Finding, took: float) -> None:
         slot = run.owner
         slot.running = False
-        if not run.may_keep and slot.target.check.interval >= _KEEP:
+        if slot.is_rare and not run.may_keep:
             slot.run = None
         slot.tally.count(finding.outcome, took)
         self._remember(slot, finding.outcome, took)
@@ -371,8 +426,46 @@ class Checker:
         else:
             self._tell(slot, finding.result(took))
             self._go_on(slot)
-        if self._line:
+        if self._line or self._asked:
             self._set_alarm()  # there is room for one more
+
+    def _well(self, runs: Iterator[Run[_Slot]], now: float) -> None:
+        """As `_swept` for each of them, with OK: thousands of checks a second come here, and say nothing new."""
+        numbers: list[int] = []
+        took: list[float] = []
+        same: list[float] = []  # those of one kind
+        tally: Probes | None = None
+        regular, urgent = self._agenda.add, self._urgent.add
+        soonest = math.inf
+        for run in runs:
+            slot = run.owner
+            quiet = slot.quiet
+            if quiet is None or slot.after is not None:
+                self._swept(run, OK, now - run.started)
+                continue
+            slot.running = False
+            if slot.is_rare and not run.may_keep:
+                slot.run = None
+            numbers.append(slot.number)
+            lasted = now - run.started
+            took.append(lasted)
+            if slot.tally is not tally:
+                if tally is not None:
+                    tally.count_all(Outcome.OK, same)
+                same, tally = [], slot.tally
+            same.append(lasted)
+            at = slot.beat + quiet
+            if at < now:
+                at = next_beat(slot.beat, quiet, now)
+            slot.at = slot.due = at
+            slot.reserved = False
+            (urgent if slot.is_urgent else regular)(at, slot)
+            soonest = min(soonest, at)
+        if tally is not None:
+            tally.count_all(Outcome.OK, same)
+        self.runs.extend(numbers, took)
+        if self._line or soonest < self._alarm_at:
+            self._set_alarm()
 
     def _tell(self, slot: _Slot, result: Result) -> None:
         slot.quiet = None

@@ -24,6 +24,13 @@ class RunLog:
         self._ran.append(number)
         self._took.append(took)
 
+    def extend(self, numbers: list[int], took: list[float]) -> None:
+        """The same for many."""
+        if len(self._ran) + len(numbers) > MAX_RUNS:
+            self.take()
+        self._ran.extend(array("I", numbers))
+        self._took.extend(array("f", took))
+
     def take(self) -> tuple[bytes, bytes]:
         """The numbers and the seconds, which are forgotten here."""
         taken = self._ran.tobytes(), self._took.tobytes()

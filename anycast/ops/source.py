@@ -78,6 +78,13 @@ class Probes:
         if len(self._fresh) >= _LOT:
             self._sort_in()
 
+    def count_all(self, outcome: Outcome, took: list[float]) -> None:
+        """The same for many."""
+        self.outcomes[outcome] += len(took)
+        self._fresh += took
+        if len(self._fresh) >= _LOT:
+            self._sort_in()
+
     def _sort_in(self) -> None:
         fresh = sorted(self._fresh)
         self._fresh.clear()

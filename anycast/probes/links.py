@@ -11,10 +11,11 @@ from ipaddress import IPv4Address, ip_address, ip_network
 from typing import NamedTuple
 
 from anycast.core.health.phase import Fault, Outcome
-from anycast.core.values.configuration import Address
+from anycast.core.values.configuration import Address, Target
 from anycast.probes.finding import Finding, unknown
+from anycast.probes.verdict import tell
 
-__all__ = ["Way", "attributes", "excuse", "fault", "home", "index_of", "interface_to", "way_to"]
+__all__ = ["Way", "attributes", "excuse", "excused", "fault", "home", "index_of", "interface_to", "way_to"]
 
 _FRESH = 0.1  # seconds for which a look at the interfaces holds: thousands of checks may fail together
 _RTM_NEWROUTE, _RTM_GETROUTE, _NLM_F_REQUEST = 24, 26, 1
@@ -41,6 +42,15 @@ def excuse(finding: Finding, address: Address) -> Finding:
     if interface not in dark:
         return finding
     return unknown(f"this node's own interface {interface} is down: {finding.detail}", Fault.LINK)
+
+
+def excused(finding: Finding, target: Target) -> Finding:
+    """The same. A failure is not taken back for a defect of ours."""
+    try:
+        return excuse(finding, target.address)
+    except Exception as error:  # noqa: BLE001 - see above
+        tell(error, target, finding)
+        return finding
 
 
 def _dark_interfaces() -> frozenset[str]:

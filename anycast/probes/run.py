@@ -9,11 +9,11 @@ from importlib import import_module
 from anycast.core.health.phase import Fault, Result
 from anycast.core.values.checks import Kind, TcpVipCheck
 from anycast.core.values.configuration import HERE, Target
-from anycast.probes import links
+from anycast.probes import links, programs
 from anycast.probes.finding import Finding, Progress, fail, late, unusable
 from anycast.probes.sweep.once import once
 from anycast.probes.sweep.runs import sweepable
-from anycast.probes.verdict import judged, tell
+from anycast.probes.verdict import judged
 
 __all__ = ["probe"]
 
@@ -27,6 +27,8 @@ async def probe(target: Target, progress: Progress | None = None) -> Result:
     """
     if sweepable(target):
         return await once(target, progress or Progress())
+    if programs.is_program(target):
+        return await programs.once(target, progress or Progress())
     loop = asyncio.get_running_loop()
     timeout = target.check.timeout
     progress = progress or Progress()
@@ -48,16 +50,8 @@ async def probe(target: Target, progress: Progress | None = None) -> Result:
     if took - timeout > _LATE:
         finding = late(took - timeout)
     elif target.address != HERE:
-        finding = _excused(finding, target)
+        finding = links.excused(finding, target)
     return finding.result(took)
-
-
-def _excused(finding: Finding, target: Target) -> Finding:
-    try:
-        return links.excuse(finding, target.address)
-    except Exception as error:  # noqa: BLE001 - a failure is not taken back for a defect of ours
-        tell(error, target, finding)
-        return finding
 
 
 async def _dispatch(target: Target, progress: Progress) -> Finding:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +19,8 @@ from anycast.core.hooks import Command, Ending, Hook
 from anycast.core.values.configuration import CommandCheck
 from anycast.notify.notice import SAMPLE, payload
 from anycast.notify.run import run as run_hook
+from anycast.probes import programs
+from anycast.probes.forker import Forker
 from tests.unit.probes.peers import run
 
 EVENTS = "low 0\nhigh 0\nmax 7\noom 3\noom_kill {}\noom_group_kill 5\n"
@@ -31,9 +37,26 @@ class Group:
         self.kills(0)
         patch.setattr(oom, "_MOUNT", str(folder))
         patch.setattr(oom, "_CGROUP", str(self.membership))
+        patch.setattr(programs, "_launch", _forker_here)
 
     def kills(self, count: int) -> None:
         self.events.write_text(EVENTS.format(count))
+
+
+def _forker_here() -> tuple[socket.socket, asyncio.Future[int | None]]:
+    """A forker in a thread of this process, for which the group holds too."""
+    os.environ.setdefault("PATH", "/usr/bin:/bin")
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    ended: asyncio.Future[int | None] = loop.create_future()
+
+    def work() -> None:
+        Forker(theirs, 200).serve()
+        loop.call_soon_threadsafe(ended.set_result, 0)
+
+    threading.Thread(target=work).start()
+    return ours, ended
 
 
 @pytest.fixture
@@ -114,11 +137,36 @@ def test_a_child_is_not_protected_as_the_agent_is(
     assert int(score.read_text()) == expected
 
 
-def test_every_program_that_is_started_gives_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_hook_that_is_started_gives_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
     monkeypatch.setattr(oom, "give_up_protection", told.append)
-    assert run(sh("exit 0")).outcome is Outcome.OK
-    assert len(told) == 1
+    outcome = asyncio.run(
+        run_hook(
+            Hook(name="h", action=Command(argv=("/bin/true",))),
+            payload(SAMPLE, hook="h", node="lb1"),
+            agent="anycast/1",
+        )
+    )
+    assert (outcome.ending, len(told)) == (Ending.OK, 1)
+
+
+_FORKER = """
+import os, socket, sys
+from anycast import oom
+from anycast.probes import forker
+oom.give_up_protection = lambda pid: print(pid == os.getpid())
+ours, theirs = socket.socketpair()
+ours.close()
+sys.argv = ["", str(theirs.detach()), "200"]
+forker.main()
+"""
+
+
+def test_what_starts_the_programs_of_checks_gives_it_up_and_so_do_they_that_inherit() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FORKER], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 def test_a_hook_that_the_kernel_took_says_so_too(group: Group) -> None:

@@ -42,6 +42,21 @@ class Agenda(Generic[T]):
             return heap[0][0], heap[0][2]
         return row[0] if row else None
 
+    def due(self, until: float, most: int) -> list[T]:
+        """The first, in their order, that are due by then, but so many at most. They are taken out."""
+        row, heap = self._row, self._heap
+        found: list[T] = []
+        while len(found) < most:
+            if heap and (not row or heap[0][0] < row[0][0]):
+                if heap[0][0] > until:
+                    break
+                found.append(heapq.heappop(heap)[2])
+            elif row and row[0][0] <= until:
+                found.append(row.popleft()[1])
+            else:
+                break
+        return found
+
     def take(self, until: float) -> T | None:
         """The first, if it is due by then."""
         row, heap = self._row, self._heap

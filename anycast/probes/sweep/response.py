@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from anycast.probes.finding import PeerError
 
-__all__ = ["BODY_LIMIT", "HEAD_LIMIT", "SHORT", "TOO_LONG", "Exchange", "shown", "whole"]
+__all__ = ["BODY_LIMIT", "HEAD_LIMIT", "SHORT", "TOO_LONG", "Exchange", "begun", "shown", "whole"]
 
 HEAD_LIMIT = 64 * 1024  # bytes up to the end of the final head, interim responses included
 BODY_LIMIT = 64 * 1024  # bytes after the head that are read to use the connection again
@@ -167,6 +167,16 @@ def whole(data: bytes, *, to_head: bool) -> int:
     except PeerError:
         return 0
     return exchange.status if exchange.ended and exchange.reusable else 0
+
+
+@functools.lru_cache(maxsize=256)
+def begun(data: bytes) -> int:
+    """The status of the final head that these bytes begin with; 0: look closer. For SHORT bytes at most."""
+    try:
+        head = _parsed(data)
+    except PeerError:
+        return 0
+    return 0 if head is None or head.status < 200 else head.status
 
 
 def _culprit(data: bytes, line: re.Match[bytes] | None) -> bytes:

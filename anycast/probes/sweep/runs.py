@@ -15,7 +15,16 @@ from anycast.probes.closes import CLOSED
 from anycast.probes.finding import OK, Finding, PeerError, Progress, fail, place, unusable
 from anycast.probes.http import expected, request_of, server_name, unformed
 from anycast.probes.stream import literal
-from anycast.probes.sweep.response import BODY_LIMIT, HEAD_LIMIT, SHORT, TOO_LONG, Exchange, shown, whole
+from anycast.probes.sweep.response import (
+    BODY_LIMIT,
+    HEAD_LIMIT,
+    SHORT,
+    TOO_LONG,
+    Exchange,
+    begun,
+    shown,
+    whole,
+)
 from anycast.probes.sweep.sockets import local_ports, refuse_itself
 from anycast.probes.tls import OVERHEAD, Channel, Proof, expiry_warning
 from anycast.probes.verdict import judge
@@ -27,6 +36,8 @@ __all__ = ["Run", "StaleError", "run_of", "sweepable"]
 _BROKEN = select.EPOLLERR | select.EPOLLHUP
 _ENDING = select.EPOLLRDHUP | _BROKEN
 _READABLE = select.EPOLLIN | _ENDING
+_OPEN, _ANSWERED = select.EPOLLOUT, select.EPOLLIN | select.EPOLLOUT  # and nothing more has happened
+_ANSWERS = frozenset({_ANSWERED, _ANSWERED | select.EPOLLRDHUP})
 _CHUNK = (
     8 * 1024
 )  # bytes of one turn of the event loop: of the smallest chunks a byte takes h11 a microsecond
@@ -60,12 +71,14 @@ class Run(Generic[Owner]):
         "moved",
         "owner",
         "peer",
+        "plain",
         "polls",
         "progress",
         "sock",
         "started",
         "target",
         "timeout",
+        "well",
     )
 
     def __init__(self, target: Target, port: int, owner: Owner, progress: Progress) -> None:
@@ -73,17 +86,21 @@ class Run(Generic[Owner]):
         self.progress = progress
         self.target = target
         self.address = target.address
-        self.family = socket.AF_INET if target.address.version == 4 else socket.AF_INET6
+        # A number: an enumeration's hash is a call of Python, for each socket that is looked for.
+        self.family = int(socket.AF_INET if target.address.version == 4 else socket.AF_INET6)
         self.peer = (str(target.address), port)
         self.timeout = target.check.timeout
         self.missing = "answer"  # completes "no ... within 1.0 s"
         self.heard = False  # the peer has said something in this run
         self.more = 0  # events of which `proceed` has left a rest for another turn
         self._own_port = port in local_ports()
+        # A completed handshake is all, and nobody looks on: the sweep sees by the event that it is well.
+        self.plain = type(self) is Run and not self._own_port and progress is _NOBODY
         # The sweep's own:
         self.sock: socket.socket | None = None
         self.polls = 0  # polls there had been when the socket was taken
         self.busy = False
+        self.well = False  # it is OK, and to be reported with the others of the same look
         self.started = self.deadline = 0.0
         self.moved = 0.0  # when it was last seen that something had happened
 
@@ -147,6 +164,7 @@ class _HttpRun(Run[Owner]):
         "_request",
         "_reused",
         "_secure",
+        "_swift",
         "_tls",
         "_to_head",
         "_unsent",
@@ -172,6 +190,10 @@ class _HttpRun(Run[Owner]):
         self._secure: Channel | None
         self._opened_at = 0.0
         self._forget_connection()
+        # What brings no surprise takes a shorter way to the same end.
+        self._swift = (
+            type(self) is _HttpRun and self._tls is None and not self._own_port and progress is _NOBODY
+        )
 
     def _formed(self) -> bytes | Finding:
         try:
@@ -207,7 +229,6 @@ class _HttpRun(Run[Owner]):
         return self._whole or (self._exchange is not None and self._exchange.begun)
 
     def begin(self) -> Finding | None:
-        self._forget_connection()
         self.missing = "answer"
         self._opened_at = self.started
         if self._ages and self._ages != (now := ages(*self._kind.secrets)):
@@ -234,8 +255,24 @@ class _HttpRun(Run[Owner]):
         return True
 
     def proceed(self, sock: socket.socket, events: int) -> Finding | None:
+        data = None
         try:
-            return self._proceed(sock, events)
+            if self._swift and self._found is None and self._exchange is None and not self._unsent:
+                if not self._connected:
+                    if events == _OPEN:
+                        self._connected = True
+                        self._ask(sock)
+                        return None
+                elif events == _ANSWERED or (not self._keep and events in _ANSWERS):
+                    data = sock.recv(_CHUNK)
+                    if 0 < len(data) <= SHORT:
+                        status = whole(data, to_head=self._to_head) if self._keep else begun(data)
+                        if status in self._expect:
+                            self.heard, self._whole, self._found = True, self._keep, OK
+                            return OK
+            return self._proceed(sock, events, data)
+        except BlockingIOError:
+            return None  # nothing was there
         except PeerError as error:
             if self._reused and not self._begun:
                 raise StaleError from error
@@ -250,7 +287,8 @@ class _HttpRun(Run[Owner]):
                 raise StaleError from error
             raise
 
-    def _proceed(self, sock: socket.socket, events: int) -> Finding | None:
+    def _proceed(self, sock: socket.socket, events: int, data: bytes | None) -> Finding | None:
+        """`data`: what has been read already."""
         if not self._connected:
             finding = self._connection(sock, events)
             if finding is not OK:
@@ -268,12 +306,13 @@ class _HttpRun(Run[Owner]):
             data, self._unsent = self._unsent, b""
             self._send(sock, data)
         if events & _READABLE:
-            self._read(sock, ending=bool(events & _ENDING))
+            self._read(sock, data, ending=bool(events & _ENDING))
         return self._found
 
     def _ask(self, sock: socket.socket) -> None:
         self.missing = "complete response head"
-        self.progress.say("sending %s %s", self._kind.method, self._kind.path)
+        if self.progress.tell is not None:
+            self.progress.say("sending %s %s", self._kind.method, self._kind.path)
         request = self._request
         if isinstance(request, Finding):
             return  # `begin` has said so
@@ -294,13 +333,15 @@ class _HttpRun(Run[Owner]):
             if sent < len(data):
                 self._unsent = data[sent:]
 
-    def _read(self, sock: socket.socket, *, ending: bool) -> None:
+    def _read(self, sock: socket.socket, data: bytes | None, *, ending: bool) -> None:
+        """`data`: what has been read already."""
         # The poller tells of an edge once: what is there must be read to its end, if not in this turn.
         while True:
-            try:
-                data = sock.recv(_CHUNK)
-            except BlockingIOError:
-                return
+            if data is None:
+                try:
+                    data = sock.recv(_CHUNK)
+                except BlockingIOError:
+                    return
             if data:
                 self.heard = True
             if self._secure is None:
@@ -314,6 +355,7 @@ class _HttpRun(Run[Owner]):
                 return
             if not ending:
                 return
+            data = None
 
     def _open(self, sock: socket.socket, secure: Channel, data: bytes) -> None:
         self._received += len(data)

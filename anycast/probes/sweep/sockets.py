@@ -41,10 +41,12 @@ class Sockets:
         self._room = idle
         # By family, and by whether the ACK of the handshake is put off.
         self._free: dict[tuple[int, bool], list[socket.socket]] = {
-            (family, speaks): [] for family in (socket.AF_INET, socket.AF_INET6) for speaks in (False, True)
+            (family, speaks): []
+            for family in map(int, (socket.AF_INET, socket.AF_INET6))
+            for speaks in (False, True)
         }
 
-    def take(self, family: int, *, speaks: bool) -> socket.socket:
+    def take(self, family: int, speaks: bool) -> socket.socket:  # noqa: FBT001 - by name it costs more
         """A non-blocking socket that is not connected. `speaks`: something will be sent at once. Raises OSError."""
         free = self._free[family, speaks]
         if free:
@@ -64,10 +66,10 @@ class Sockets:
             raise
         return sock
 
-    def give(self, sock: socket.socket, family: int, *, speaks: bool) -> None:
-        """End what the socket was used for, by a reset if it is connected. The rest: as it was taken."""
+    def give(self, sock: socket.socket, fd: int, family: int, speaks: bool) -> None:  # noqa: FBT001 - the same
+        """`fd`: the socket's. End what the socket was used for, by a reset if it is connected. The rest: as it was taken."""
         # To ask the socket for it takes as long as a system call.
-        if self._room > 0 and _connect(sock.fileno(), _UNSPECIFIED, _SIZE) == 0:
+        if self._room > 0 and _connect(fd, _UNSPECIFIED, _SIZE) == 0:
             self._room -= 1
             self._free[family, speaks].append(sock)
         else:

@@ -16,7 +16,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from anycast.core.health.phase import Fault, Outcome
 from anycast.probes import links
-from anycast.probes.finding import Finding, fail, late, unknown
+from anycast.probes.finding import OK, Finding, fail, late, unknown
 from anycast.probes.sweep.agenda import Agenda
 from anycast.probes.sweep.runs import Run, StaleError
 from anycast.probes.sweep.sockets import Sockets
@@ -37,6 +37,7 @@ _RESERVE = 256  # descriptors left for everything else in this process
 _MOST_IDLE = 512
 _MOST_RUNS = 16384
 _CONNECTING = frozenset({0, EINPROGRESS})
+_OPEN = select.EPOLLOUT  # of an event that says nothing more: the handshake is complete
 _STALE = unknown("a connection that was kept is no good any more", Fault.INTERNAL)  # reported by nobody
 
 Owner = TypeVar("Owner")
@@ -64,9 +65,15 @@ class Sweep(Generic[Owner]):
     `finished(run, finding, seconds it took)` may start the next run.
     """
 
-    def __init__(self, finished: Callable[[Run[Owner], Finding, float], None]) -> None:
-        """Raises OSError."""
+    def __init__(
+        self,
+        finished: Callable[[Run[Owner], Finding, float], None],
+        well: Callable[[Iterator[Run[Owner]], float], None] | None = None,
+    ) -> None:
+        """Raises OSError. `well(runs, now)`: in the place of `finished`, for all runs together that one look has found OK."""
         self._finished = finished
+        self._well = well or self._well_each
+        self._found: list[Run[Owner]] | None = None  # those of the look under way
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
         self._poller = select.epoll()
@@ -79,7 +86,9 @@ class Sweep(Generic[Owner]):
         )  # events of the last poll that are still to be seen to
         self._more = False  # it told of as many as it may: there may be more
         self._rest: list[Run[Owner]] = []  # runs that have left a rest of their events for the next look
-        self._deadlines: Agenda[Run[Owner]] = Agenda()
+        # Runs that start together have one entry: nearly all of them have ended when it is looked at.
+        self._deadlines: Agenda[list[Run[Owner]]] = Agenda()
+        self._started: dict[float, list[Run[Owner]]] = {}  # those of this turn, by their timeout
         self._behind = False  # the last look came to an end before its events did
         self._expiry: asyncio.Handle | None = None
         self._expiry_at = 0.0
@@ -107,11 +116,14 @@ class Sweep(Generic[Owner]):
         if finding is not None:
             self._finish(run, finding)
             return
-        if run.timeout < self._moment * _HASTE:
-            self._moment = run.timeout / _HASTE
-        self._deadlines.add(deadline, run)
-        if self._expiry is None or deadline < self._expiry_at:
-            self._expire_at(deadline)
+        lot = self._started.get(run.timeout)
+        if lot is None:
+            lot = self._started[run.timeout] = []
+            if run.timeout < self._moment * _HASTE:
+                self._moment = run.timeout / _HASTE
+            if self._expiry is None or deadline < self._expiry_at:
+                self._expire_at(deadline)
+        lot.append(run)
 
     def _begin_over(self, run: Run[Owner], sock: socket.socket) -> Finding | None:
         try:
@@ -122,10 +134,11 @@ class Sweep(Generic[Owner]):
         return self._afresh(run)
 
     def _connect(self, run: Run[Owner]) -> Finding | None:
-        finding = run.begin()
-        if finding is not None:
-            return finding
-        run.sock = sock = self._sockets.take(run.family, speaks=run.speaks)
+        if not run.plain:
+            finding = run.begin()
+            if finding is not None:
+                return finding
+        run.sock = sock = self._sockets.take(run.family, run.speaks)
         run.polls = self._polls
         self._live[sock.fileno()] = run
         code = sock.connect_ex(run.peer)
@@ -163,19 +176,45 @@ class Sweep(Generic[Owner]):
 
     def look(self) -> int:
         """Take in what has happened, but not for longer than a turn. How many events that were."""
-        clock, live = self._clock, self._live
+        if self._started:
+            self._note_deadlines()
+        if self._found is not None:
+            return 0
+        well: list[Run[Owner]] = []
+        self._found = well
+        try:
+            return self._take_in(well)
+        finally:
+            self._found = None
+            if well:
+                self._well(self._reported(well), self.now)
+
+    def _take_in(self, well: list[Run[Owner]]) -> int:
+        """How many events. Runs that are OK come to `well`."""
+        clock, live, give = self._clock, self._live, self._sockets.give
         self.now = now = clock()
         until = now + TURN
         seen, polled, self._behind = 0, False, False
         if self._rest:
             self._go_on()
         while True:
+            polls = self._polls
             for fd, what in self._told:
                 seen += 1
                 run = live.get(fd)
                 # Neither an event of a free socket, nor one of what the socket was used for before.
-                if run is not None and run.polls != self._polls:
-                    self._handle(run, what)
+                if run is not None and run.polls != polls:
+                    sock = run.sock
+                    if what == _OPEN and run.plain and sock is not None and now - run.deadline <= _LATE:
+                        # What `_handle` would do, for the one case that there are thousands of.
+                        run.sock, run.busy = None, False
+                        self.running -= 1
+                        del live[fd]
+                        run.well = True
+                        well.append(run)
+                        give(sock, fd, run.family, False)
+                    else:
+                        self._handle(run, what)
                 if not seen % _GLIMPSE and clock() > until:
                     self._look_soon()
                     return seen
@@ -186,6 +225,21 @@ class Sweep(Generic[Owner]):
             events = self._poller.poll(0, _MOST)
             self._told = iter(events)
             self._more = len(events) == _MOST
+
+    def _reported(self, runs: list[Run[Owner]]) -> Iterator[Run[Owner]]:
+        for run in runs:
+            if run.well:  # else what came of another has cancelled it
+                run.well = False
+                yield run
+
+    def _well_each(self, runs: Iterator[Run[Owner]], now: float) -> None:
+        for run in runs:
+            self._report(run, OK, now - run.started)
+
+    def _note_deadlines(self) -> None:
+        for lot in self._started.values():
+            self._deadlines.add(lot[-1].deadline, lot)
+        self._started = {}
 
     def _go_on(self) -> None:
         rest, self._rest = self._rest, []
@@ -229,19 +283,19 @@ class Sweep(Generic[Owner]):
         self.running -= 1
         if run.sock is not None and not (run.may_keep and run.keeps and self._has_room()):
             self._release(run)
+        if finding is OK and self._found is not None:
+            run.well = True
+            self._found.append(run)
+            return
         if finding.outcome is Outcome.FAIL:
-            finding = self._excused(run, finding)
+            finding = links.excused(finding, run.target)
+        self._report(run, finding, self.now - run.started)
+
+    def _report(self, run: Run[Owner], finding: Finding, took: float) -> None:
         try:
-            self._finished(run, finding, self.now - run.started)
+            self._finished(run, finding, took)
         except Exception as error:  # noqa: BLE001 - a defect in what is made of one must not end the checking
             tell(error, run.target, finding)
-
-    def _excused(self, run: Run[Owner], finding: Finding) -> Finding:
-        try:
-            return links.excuse(finding, run.address)
-        except Exception as error:  # noqa: BLE001 - a failure is not taken back for a defect of ours
-            tell(error, run.target, finding)
-            return finding
 
     def _has_room(self) -> bool:
         return len(self._live) - self.running <= self._room.kept
@@ -249,8 +303,9 @@ class Sweep(Generic[Owner]):
     def _release(self, run: Run[Owner]) -> None:
         sock, run.sock = run.sock, None
         if sock is not None:
-            del self._live[sock.fileno()]
-            self._sockets.give(sock, run.family, speaks=run.speaks)
+            fd = sock.fileno()
+            del self._live[fd]
+            self._sockets.give(sock, fd, run.family, run.speaks)
             run.released()
 
     def _expire_at(self, at: float) -> None:
@@ -266,16 +321,21 @@ class Sweep(Generic[Owner]):
         until = self._clock() + TURN
         deadlines = self._deadlines
         while (first := deadlines.first()) is not None:
-            at, run = first
-            expired = run.busy and run.deadline == at  # else it has ended, and may have begun anew
-            if expired:
+            at, lot = first
+            # Of those that have ended some may have begun anew: their deadline is another.
+            lot[:] = [run for run in lot if run.busy and run.deadline <= at]
+            if lot:
                 behind = self._behind and now - at <= _LATE
-                if at > now or behind or self._clock() > until:
+                if at > now or behind:
                     self._expire_at(at)
                     return
+                for run in lot:
+                    if self._clock() > until:
+                        self._expire_at(at)
+                        return
+                    if run.busy and run.deadline <= at:  # else it has been cancelled meanwhile
+                        self._finish(run, self._expired(run, now - run.deadline))
             deadlines.take(at)
-            if expired:
-                self._finish(run, self._expired(run, now - at))
         self._expiry = None
 
     def _expired(self, run: Run[Owner], seconds: float) -> Finding:
@@ -287,6 +347,7 @@ class Sweep(Generic[Owner]):
 
     def cancel(self, run: Run[Owner]) -> None:
         """End a run without a report, and its connection with it."""
+        run.well = False
         if run.busy:
             run.busy = False
             self.running -= 1

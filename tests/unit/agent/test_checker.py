@@ -19,7 +19,9 @@ from anycast.agent.beats import BATCH, offset
 from anycast.agent.checker import Checker
 from anycast.agent.run_log import MAX_RUNS, RunLog
 from anycast.core.health.phase import Fault, Outcome, Result
+from anycast.core.values.checks import IcmpCheck
 from anycast.core.values.configuration import Check, CommandCheck, HttpCheck, Target, TcpCheck
+from anycast.probes.finding import OK as FINE
 from tests.unit.probes.peers import full_backlog, open_descriptors, serving, silent
 from tests.unit.probes.peers import target as aimed
 
@@ -59,7 +61,7 @@ def now() -> float:
 
 
 def target(number: int, *, interval: float = 2.0) -> Target:
-    check = Check(kind=CommandCheck(argv=("/nowhere",)), interval=interval)  # of a kind that is a task
+    check = Check(kind=IcmpCheck(), interval=interval)  # of a kind that is a task
     return Target(address=IPv4Address("192.0.2.0") + number, port=80, check=check)
 
 
@@ -856,7 +858,7 @@ def test_durations_that_nobody_is_told_are_forgotten_at_some_time() -> None:
 
 
 def many(number: int, *, first: int = 0, port: int = 80) -> frozenset[Target]:
-    check = Check(kind=CommandCheck(argv=("true",)), interval=1000.0)
+    check = Check(kind=IcmpCheck(), interval=1000.0)
     return frozenset(
         Target(address=IPv4Address("10.0.0.0") + first + each, port=port, check=check)
         for each in range(number)
@@ -922,6 +924,82 @@ def test_of_thousands_neighbors_lie_as_far_apart_as_of_few() -> None:
         await turns_until(lambda: len(checker.runs.numbers) == 3_000)
         order = [target.address for _, target in sorted(checker.runs.numbers.items())]
         assert order == sorted(order)
+        await checker.close()
+
+    run_with_clock(story())
+
+
+class Starts:
+    """Programs under a clock of the test: when each was begun, and with which others."""
+
+    def __init__(self, finished: Callable[[Any, Any, float], None]) -> None:
+        self._finished = finished
+        self._lot: list[Target] = []
+        self.running = 0
+        self.full = False
+        self.lots: list[tuple[float, list[Target]]] = []
+
+    def start(self, run: Any) -> None:
+        self._lot.append(run.target)
+        run.started = asyncio.get_running_loop().time()
+        asyncio.get_running_loop().call_soon(self._finished, run, FINE, 0.0)
+
+    def settle(self) -> None:
+        self.lots.append((now(), self._lot))
+        self._lot = []
+
+    def cancel(self, run: Any) -> None:
+        """They have ended."""
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def program(number: int, *, interval: float = 2.0) -> Target:
+    check = Check(kind=CommandCheck(argv=("/bin/check",)), interval=interval)
+    return Target(address=IPv4Address("192.0.2.0") + number, port=80, check=check)
+
+
+def test_programs_that_are_due_within_a_tenth_of_a_second_begin_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story() -> None:
+        monkeypatch.setattr("anycast.agent.checker.Programs", Starts)
+        some = frozenset(program(number) for number in range(100))
+        checker = Checker(lambda one, _: checker.schedule(one, 2.0, quiet=True))
+        checker.set_targets(some)
+        starts = checker._programs
+        assert isinstance(starts, Starts)
+        await asyncio.sleep(3)
+        starts.lots.clear()
+        await asyncio.sleep(4)
+        begun = Counter(one for _, lot in starts.lots for one in lot)
+        assert set(begun) == some
+        assert set(begun.values()) == {2}
+        assert len(starts.lots) <= 41
+        assert all(round(at * 10, 3) % 1 == 0 for at, _ in starts.lots)
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_a_program_that_is_asked_for_at_once_does_not_wait_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story() -> None:
+        monkeypatch.setattr("anycast.agent.checker.Programs", Starts)
+        one = program(1)
+        checker = Checker(lambda *_: None)
+        starts = checker._programs
+        assert isinstance(starts, Starts)
+        checker.set_targets(frozenset({one}))
+        await asyncio.sleep(1.03)
+        checker.schedule(one, 0.0)
+        await asyncio.sleep(0.01)
+        assert [at for at, _ in starts.lots] == [0.0, 1.03]
+        checker.schedule(one, 0.5)
+        await asyncio.sleep(1)
+        assert starts.lots[-1][0] == 1.53
         await checker.close()
 
     run_with_clock(story())

@@ -34,8 +34,9 @@ from ipaddress import ip_address
 import pytest
 
 from anycast.core.health.phase import Fault, Outcome
+from anycast.core.values.checks import IcmpCheck
 from anycast.core.values.configuration import CommandCheck, HttpCheck, TcpCheck
-from anycast.probes import command
+from anycast.probes import icmp
 from anycast.probes import run as tasks
 from anycast.probes.finding import OK, Finding, one_line
 from anycast.probes.sweep.runs import run_of
@@ -187,9 +188,9 @@ def test_an_answer_found_long_after_the_timeout_proves_nothing(monkeypatch: pyte
         loop.stalled_for = LONG + 5
         return OK
 
-    monkeypatch.setattr(command, "check", found_late)
+    monkeypatch.setattr(icmp, "check", found_late)
     with asyncio.Runner(loop_factory=_LoopThatCanStall) as runner:
-        result = runner.run(tasks.probe(target(CommandCheck(argv=("/bin/true",)))))
+        result = runner.run(tasks.probe(target(IcmpCheck())))
     assert (result.outcome, result.fault) == (Outcome.UNKNOWN, Fault.STALLED)
 
 

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from anycast.probes.finding import PeerError
-from anycast.probes.sweep.response import BODY_LIMIT, HEAD_LIMIT, Exchange
+from anycast.probes.sweep.response import BODY_LIMIT, HEAD_LIMIT, Exchange, begun
 
 FRAGMENTS = st.sampled_from(
     [
@@ -243,3 +243,21 @@ def test_a_stream_that_ends_early_is_wrong_and_says_where() -> None:
     exchange.feed(b"HTT")
     with pytest.raises(PeerError, match="closed within the response head"):
         exchange.feed(b"")
+
+
+@given(data=ANYTHING)
+@example(data=b"HTTP/1.1 204 None\r\n\r\n")
+@example(data=b"HTTP/1.1 100 Go on\r\n\r\nHTTP/1.1 200 OK\r\n\r\n")
+def test_the_short_way_to_a_status_finds_what_the_long_one_does_or_nothing(data: bytes) -> None:
+    status = begun(data)
+    exchange = Exchange(to_head=False, whole=False)
+    try:
+        exchange.feed(data)
+    except PeerError:
+        assert status == 0
+    else:
+        assert status in {0, exchange.status}
+
+
+def test_the_short_way_is_taken_where_a_final_head_is_there_as_a_whole() -> None:
+    assert begun(b"HTTP/1.1 404 No\r\nServer: x\r\n\r\nbody") == 404

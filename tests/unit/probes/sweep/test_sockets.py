@@ -34,7 +34,7 @@ def test_a_socket_that_is_given_back_resets_and_can_be_connected_again(
 ) -> None:
     sockets = Sockets(poller, idle=4)
     sock, peer = connected(sockets, listener)
-    sockets.give(sock, socket.AF_INET, speaks=True)
+    sockets.give(sock, sock.fileno(), socket.AF_INET, speaks=True)
     with peer, pytest.raises(ConnectionResetError):
         peer.recv(1)
     again, peer = connected(sockets, listener)
@@ -42,7 +42,7 @@ def test_a_socket_that_is_given_back_resets_and_can_be_connected_again(
     with peer:
         again.send(b"x")
         assert peer.recv(1) == b"x"
-        sockets.give(again, socket.AF_INET, speaks=True)
+        sockets.give(again, again.fileno(), socket.AF_INET, speaks=True)
     assert time_waits(listener.getsockname()[1]) == 0
     sockets.close()
 
@@ -54,7 +54,7 @@ def test_no_more_are_kept_than_asked_for_and_the_others_reset_too(
     sockets = Sockets(poller, idle=1)
     pairs = [connected(sockets, listener) for _ in range(3)]
     for sock, _ in pairs:
-        sockets.give(sock, socket.AF_INET, speaks=True)
+        sockets.give(sock, sock.fileno(), socket.AF_INET, speaks=True)
     for _, peer in pairs:
         with peer, pytest.raises(ConnectionResetError):
             peer.recv(1)
@@ -69,7 +69,7 @@ def test_a_closed_socket_is_no_longer_watched_even_if_a_child_still_holds_it(
     sockets = Sockets(poller, idle=0)
     sock, peer = connected(sockets, listener)
     held = os.dup(sock.fileno())
-    sockets.give(sock, socket.AF_INET, speaks=True)
+    sockets.give(sock, sock.fileno(), socket.AF_INET, speaks=True)
     peer.close()
     assert poller.poll(0) == []
     os.close(held)

@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -34,6 +34,7 @@ from tests.unit.probes.peers import (
     full_backlog,
     make,
     open_descriptors,
+    refusing_port,
     serving,
     silent,
     sweeping,
@@ -430,7 +431,7 @@ def test_a_kept_connection_behind_tls_serves_one_run_after_another(
 
 
 def test_an_event_of_a_socket_is_not_taken_for_one_of_its_next_use_in_the_same_breath() -> None:
-    async def story(nobody: int) -> None:
+    async def story(nobody: int, refusing: int) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
             found: asyncio.Queue[tuple[object, Finding]] = asyncio.Queue()
@@ -444,18 +445,47 @@ def test_an_event_of_a_socket_is_not_taken_for_one_of_its_next_use_in_the_same_b
                 found.put_nowait((run.owner, finding))
 
             sweep = Sweep(finished)
-            first, second = (run_of(target(TcpCheck(), port), name) for name in ("first", "second"))
+            first = run_of(target(TcpCheck(), refusing), "first")
+            second = run_of(target(TcpCheck(), port), "second")
             third = run_of(target(TcpCheck(), nobody, timeout=0.2), "third")
             sweep.start(first)
             sweep.start(second)
             sweep.settle(2)
-            assert await found.get() == ("first", OK)
+            owner, finding = await found.get()
+            assert (owner, finding.detail) == ("first", "connection refused")
             owner, finding = await found.get()
             assert (owner, finding.detail) == ("third", "no answer within 0.2 s")
             sweep.close()
 
-    with full_backlog() as nobody:
-        run_in(story(nobody))
+    with full_backlog() as nobody, refusing_port() as refusing:
+        run_in(story(nobody, refusing))
+
+
+def test_what_one_look_has_found_well_is_told_together_and_nothing_of_what_is_cancelled_meanwhile() -> None:
+    async def story() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            lots: list[list[str]] = []
+            told = asyncio.Event()
+
+            def well(found: Iterator[Run[str]], _now: float) -> None:
+                lot: list[str] = []
+                for run in found:
+                    lot.append(run.owner)
+                    sweep.cancel(runs[2])
+                lots.append(lot)
+                told.set()
+
+            sweep: Sweep[str] = Sweep(lambda *_: pytest.fail("one by one"), well)
+            runs = [run_of(target(TcpCheck(), listener.getsockname()[1]), name) for name in "abc"]
+            for run in runs:
+                sweep.start(run)
+            sweep.settle(3)
+            await told.wait()
+            assert lots == [["a", "b"]]
+            assert (sweep.running, [run.busy for run in runs]) == (0, [False] * 3)
+            sweep.close()
+
+    run_in(story())
 
 
 def test_many_at_once_all_come_to_an_end_leave_no_time_wait_and_nothing_open() -> None:
@@ -724,9 +754,9 @@ def test_a_long_answer_is_read_in_several_turns_of_the_event_loop(monkeypatch: p
     turn = 0
     read = kinds._HttpRun._read
 
-    def noted(run: kinds._HttpRun[None], sock: socket.socket, *, ending: bool) -> None:
+    def noted(run: kinds._HttpRun[None], sock: socket.socket, data: bytes | None, *, ending: bool) -> None:
         turns.append(turn)
-        read(run, sock, ending=ending)
+        read(run, sock, data, ending=ending)
 
     monkeypatch.setattr(kinds._HttpRun, "_read", noted)
 
