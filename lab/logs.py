@@ -25,10 +25,12 @@ from lab import configs
 from lab.chaos import in_lab
 from lab.chaos_plan import OptionError
 from lab.control import Lab
+from lab.logs_count import Arrival
 from lab.logs_figures import LogRow, document, logs_table
+from lab.logs_picture import picture
 from lab.logs_plan import LogOptions, listing, options
 from lab.logs_site import Collectors, LogSite, Senders, certify, machines
-from lab.logs_trial import LogFaults, LogTrial, Sending
+from lab.logs_trial import LogFaults, LogTrial, of_machines
 from lab.measuring import say
 from lab.sampler import Sampler
 from lab.topology import topology
@@ -43,6 +45,8 @@ class Story:
     """What happened; complete or not."""
 
     rows: list[LogRow] = field(default_factory=list)
+    history: list[Arrival] = field(default_factory=list)
+    epoch: float = 0.0  # seconds since the epoch when the rows' time began
 
 
 @contextlib.contextmanager
@@ -96,10 +100,11 @@ def run(chosen: LogOptions, story: Story) -> None:
     with (
         site(chosen) as (built, collectors, senders, straight),
         Sampler(built.nodes) as sampler,
-        Sending(senders, straight) as sending,
+        of_machines(senders, straight) as sending,
     ):
         trial = LogTrial(built, sampler, collectors, sending)
-        story.rows = trial.found
+        story.rows, story.history = trial.found, collectors.ledger.history
+        story.epoch = trial.epoch + trial.started
         faults = LogFaults(built, trial, senders)
         turn = itertools.count()
         for one in chosen.faults:
@@ -107,12 +112,14 @@ def run(chosen: LogOptions, story: Story) -> None:
             trial.attempt(one.fault, partial(faults.run, one.fault, [node], BROKEN))
 
 
-def report(chosen: LogOptions, story: Story, json_path: Path, failure: str) -> int:
+def report(chosen: LogOptions, story: Story, json_path: Path, svg_path: Path, failure: str) -> int:
     """Writes and prints all there is. Returns the exit status."""
     json_path.parent.mkdir(parents=True, exist_ok=True)
     facts = {"nodes": chosen.nodes, "machines": chosen.machines, "failure": failure, **document(story.rows)}
     json_path.write_text(json.dumps(facts, indent=1) + "\n")
-    print(f"\n{logs_table(story.rows)}\nthe same as JSON: {json_path}", flush=True)
+    svg_path.write_text(picture(story.rows, story.history, story.epoch))
+    print(f"\n{logs_table(story.rows)}", flush=True)
+    print(f"the same as JSON: {json_path}\nas a picture: {svg_path}", flush=True)
     missed = [(row, text) for row in story.rows for text in row.missed]
     for row, text in missed:
         print(f"NOT AS PROMISED: {row.fault} {row.where} {row.protocol}: {text}", flush=True)
@@ -121,7 +128,7 @@ def report(chosen: LogOptions, story: Story, json_path: Path, failure: str) -> i
     return 1 if missed or failure else 0
 
 
-def inside(chosen: LogOptions, json_path: Path) -> int:
+def inside(chosen: LogOptions, json_path: Path, svg_path: Path) -> int:
     """In the lab's kernel."""
     story, failure = Story(), ""
     try:
@@ -129,7 +136,7 @@ def inside(chosen: LogOptions, json_path: Path) -> int:
     except Exception as error:  # noqa: BLE001 - what was measured by then is reported
         failure = f"{type(error).__name__}: {error}"
         traceback.print_exc()
-    return report(chosen, story, json_path, failure)
+    return report(chosen, story, json_path, svg_path, failure)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -137,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--faults", default="", help="names with commas; help: list them; default: all")
     parser.add_argument("--machines", type=int, default=9, help="that send, each with an rsyslogd of its own")
     parser.add_argument("--json", type=Path, default=BUILD / "logs.json")
+    parser.add_argument("--svg", type=Path, default=BUILD / "logs.svg")
     given = parser.parse_args(argv)
     if given.faults == "help":
         print(listing())
@@ -147,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     if os.environ.get("ANYCAST_LAB_GUEST"):
-        return inside(chosen, given.json)
+        return inside(chosen, given.json, given.svg)
     words = sys.argv[1:] if argv is None else list(argv)
     return in_lab(["lab.logs", *words], {"ANYCAST_LAB_MEMORY": str(chosen.memory)})
 

@@ -105,16 +105,11 @@ class LogSite(Site):
         config["bgp"]["bfd"] = BFD
         config["timing"] = {"server_drain": "5s"}
         vip = example["vips"][POOL]
-        given = [server(one) for one in self.lab.topology.servers[: servers or self.servers]]
-        config["pools"] = {POOL: {"servers": given}}
-        del vip["servers"]
-        # IPv6 with the cheapest check alone: twice as many handshakes a second are too much for the one processor.
-        six = {**vip, "services": [{**one, "check": vip["services"][0]["check"]} for one in vip["services"]]}
-        for one, address in ((vip, VIP4), (six, VIP6)):
-            one.update(address=address, pool=POOL)
-        example["vips"]["log6"] = six
+        del vip["address"]
+        vip["addresses"] = [VIP4, VIP6]
+        vip["servers"] = [server(one) for one in self.lab.topology.servers[: servers or self.servers]]
         example["connection_sync"]["interface"] = "lan0"
-        del example["bgp"]
+        del config["pools"], example["bgp"]
         # As JSON, which is YAML too: what stands in it twice would become an alias.
         self.lab.config(node).write_text(json.dumps(config | example, indent=1) + "\n")
 

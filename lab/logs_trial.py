@@ -17,7 +17,7 @@ from lab.chaos_plan import Fault
 from lab.faults import Faults, set_link
 from lab.logs_count import Window
 from lab.logs_figures import LogRow
-from lab.logs_plan import LOG_FAULTS, PROTOCOLS, STREAMS
+from lab.logs_plan import LOG_FAULTS, STREAMS
 from lab.logs_site import (
     AFTER,
     NAME,
@@ -45,45 +45,37 @@ HUNG = 20.0  # seconds for which a receiver hangs
 WATCHED = 30.0  # seconds for which a receiver's share is watched after its return
 LATEST = 5.0  # seconds whose messages are the spread at the end
 REBIND = 20  # messages
-CALM = 0.5  # seconds that a message may be late before a row begins
-_LISTED = 30.0  # seconds for the source's answer
+SHORTEST = 15.0  # seconds of a row
 
 
 class Sending:
-    """`lab.logs_source` at work: for the machines' rsyslog, with datagrams and posts of its own beside. Use as a context
-    manager.
+    """A program that sends numbered messages. Use as a context manager.
+
+    `protocols`: the names of its senders over each; `straight`: of those that send without a balancer.
     """
 
-    def __init__(self, senders: Senders, straight: str) -> None:
-        self.protocols: dict[str, list[str]] = {
-            **{protocol: [one.name for one in senders.sending if one.name[0] == "m"] for protocol in STREAMS},
-            "udp": [f"u{number}" for number in range(1, DATAGRAMS + 1)],
-            "https": [f"h{number}" for number in range(1, POSTERS + 1)],
-        }
-        self.straight: dict[str, list[str]] = {
-            **{protocol: [one.name for one in senders.sending if one.name[0] == "s"] for protocol in STREAMS},
-            "udp": ["su1", "su2", "su3"],
-            "https": ["sh1", "sh2", "sh3"],
-        }
-        words = [f"--log={one.name}={senders.socket(one)}" for one in senders.sending]
-        words += [f"--datagram={name}={(VIP4, VIP6)[n % 2]}" for n, name in enumerate(self.protocols["udp"])]
-        words += [f"--datagram={name}={straight}" for name in self.straight["udp"]]
-        words += [
-            f"--post={name}=https://{(NAME, NAME6)[n % 2]}/logs"
-            for n, name in enumerate(self.protocols["https"])
-        ]
-        words += [f"--post={name}=https://{STRAIGHT}/logs" for name in self.straight["https"]]
-        words += [f"--{kind}-interval={seconds}" for kind, seconds in INTERVALS.items()]
+    def __init__(
+        self,
+        program: str,
+        words: Sequence[str],
+        protocols: Mapping[str, Sequence[str]],
+        straight: Mapping[str, Sequence[str]],
+    ) -> None:
+        self.protocols = protocols
+        self.straight = straight
         self._process = subprocess.Popen(
-            [*places.entry("cl"), *AFTER, sys.executable, "-m", "lab.logs_source", f"--ca={TLS}/ca.pem", *words],
+            [*places.entry("cl"), *AFTER, sys.executable, "-m", program, *words],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=configs.program_environment(),
         )  # fmt: skip
 
     def sent(self) -> dict[str, Any]:
         """`sent`: the last number of each sender; `retries`. Raises LabError."""
+        return self.ask(do="sent")
+
+    def ask(self, **what: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"do": "sent"}) + "\n")
+        self._process.stdin.write(json.dumps(what) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
@@ -97,6 +89,30 @@ class Sending:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
+
+
+def of_machines(senders: Senders, straight: str) -> Sending:
+    """What the machines' rsyslog sends, with datagrams and posts beside. `straight`: the address of a receiver."""
+    protocols = {
+        **{protocol: [one.name for one in senders.sending if one.name[0] == "m"] for protocol in STREAMS},
+        "udp": [f"u{number}" for number in range(1, DATAGRAMS + 1)],
+        "https": [f"h{number}" for number in range(1, POSTERS + 1)],
+    }
+    without = {
+        **{protocol: [one.name for one in senders.sending if one.name[0] == "s"] for protocol in STREAMS},
+        "udp": ["su1", "su2", "su3"],
+        "https": ["sh1", "sh2", "sh3"],
+    }
+    words = [f"--ca={TLS}/ca.pem"]
+    words += [f"--log={one.name}={senders.socket(one)}" for one in senders.sending]
+    words += [f"--datagram={name}={(VIP4, VIP6)[n % 2]}" for n, name in enumerate(protocols["udp"])]
+    words += [f"--datagram={name}={straight}" for name in without["udp"]]
+    words += [
+        f"--post={name}=https://{(NAME, NAME6)[n % 2]}/logs" for n, name in enumerate(protocols["https"])
+    ]
+    words += [f"--post={name}=https://{STRAIGHT}/logs" for name in without["https"]]
+    words += [f"--{kind}-interval={seconds}" for kind, seconds in INTERVALS.items()]
+    return Sending("lab.logs_source", words, protocols, without)
 
 
 class LogTrial(Trial):
@@ -146,20 +162,30 @@ class LogTrial(Trial):
             self._mend()
         if fault.quiet and len(self.lab.watch().events) != events:
             facts.wrong.append("the router's table changed")
+        time.sleep(max(0.0, facts.began + SHORTEST - time.monotonic()))
+        if True:  # DEBUG
+            import sys as _s
+
+            _s.path.insert(0, "/tmp/w")
+            import cpu_by
+
+            a = cpu_by.snap()
+            time.sleep(5)
+            print(cpu_by.diff(a, cpu_by.snap(), 5), flush=True)
         after = self.sending.sent()
         self._ended = time.monotonic()
         window = {name: (before["sent"].get(name, 0), last) for name, last in after["sent"].items()}
         self._arrived(window)
         (plan,) = (one for one in LOG_FAULTS if one.name == fault.name)
-        ledger = self.collectors.ledger
-        for protocol in PROTOCOLS:
+        ledger, sending = self.collectors.ledger, self.sending
+        for protocol in sending.protocols:
             row = LogRow(
                 fault=fault.name,
                 where=where,
                 protocol=protocol,
                 promise=plan.promise(protocol),
-                count=ledger.count(protocol, self.sending.protocols[protocol], window),
-                straight=ledger.count(protocol, self.sending.straight[protocol], window),
+                count=ledger.count(protocol, sending.protocols[protocol], window),
+                straight=ledger.count(protocol, sending.straight.get(protocol, ()), window),
                 took=self._ended - facts.began,
                 share=shares.get(where, 0.0),
                 retries=after["retries"] - before["retries"] if protocol == "https" else 0,
@@ -169,7 +195,7 @@ class LogTrial(Trial):
                 began=facts.began - self.started,
                 healed=None if facts.healed is None else facts.healed - self.started,
                 ended=self._ended - self.started,
-                wrong=tuple(facts.wrong) if protocol == PROTOCOLS[0] else (),
+                wrong=tuple(facts.wrong) if protocol == next(iter(sending.protocols)) else (),
                 note=facts.note,
             )
             self.found.append(row)
@@ -189,8 +215,8 @@ class LogTrial(Trial):
     def _arrived(self, window: Window) -> None:
         """Until all of the window has come; or nothing of it for STILL seconds."""
         every: Mapping[str, Sequence[str]] = {
-            protocol: [*self.sending.protocols[protocol], *self.sending.straight[protocol]]
-            for protocol in PROTOCOLS
+            protocol: [*senders, *self.sending.straight.get(protocol, ())]
+            for protocol, senders in self.sending.protocols.items()
         }
         missing, since = -1, time.monotonic()
         while True:
