@@ -163,15 +163,6 @@ class LogTrial(Trial):
         if fault.quiet and len(self.lab.watch().events) != events:
             facts.wrong.append("the router's table changed")
         time.sleep(max(0.0, facts.began + SHORTEST - time.monotonic()))
-        if True:  # DEBUG
-            import sys as _s
-
-            _s.path.insert(0, "/tmp/w")
-            import cpu_by
-
-            a = cpu_by.snap()
-            time.sleep(5)
-            print(cpu_by.diff(a, cpu_by.snap(), 5), flush=True)
         after = self.sending.sent()
         self._ended = time.monotonic()
         window = {name: (before["sent"].get(name, 0), last) for name, last in after["sent"].items()}
