@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from lab.logs import site
 from lab.logs_figures import document, logs_table
 from lab.logs_plan import options
 from lab.logs_site import Collectors
-from lab.logs_trial import LogFaults, LogTrial, Sending
+from lab.logs_trial import LogFaults, LogTrial, Sending, Sends, of_machines
 from lab.measuring import leave, say
 from lab.sampler import Sampler
 from lab.topology import VIP4
@@ -104,6 +104,25 @@ class Figures:
         return sum(one.ticks() for one in self._receivers)
 
 
+class Together:
+    """Several that send, as one."""
+
+    def __init__(self, *parts: Sends) -> None:
+        self._parts = parts
+        names = dict.fromkeys(name for part in parts for name in part.protocols)
+        self.protocols: Mapping[str, Sequence[str]] = {
+            name: [sender for part in parts for sender in part.protocols.get(name, ())] for name in names
+        }
+        self.straight: Mapping[str, Sequence[str]] = {}
+
+    def sent(self) -> dict[str, Any]:
+        found = [part.sent() for part in self._parts]
+        return {
+            "sent": {name: last for one in found for name, last in one["sent"].items()},
+            "retries": sum(one["retries"] for one in found),
+        }
+
+
 def crowd(count: int) -> Sending:
     words = ["--vip", VIP4, "--senders", str(count), "--first", FIRST]
     names = [f"c{number}" for number in range(count)]
@@ -116,7 +135,7 @@ def run(count: int, interval: float, bits: int, found: dict[str, Any]) -> None:
         load_with(bits)
     chosen = options(faults=FAULTS, machines=3)
     found["bits"] = int(Path("/sys/module/ip_vs/parameters/conn_tab_bits").read_text())
-    with site(chosen) as (built, collectors, senders, _), Sampler(built.nodes) as sampler:
+    with site(chosen) as (built, collectors, senders, straight), Sampler(built.nodes) as sampler:
         lab = built.lab
         # Any address of the range is the client's own, and the router asks for none of them.
         lab.exec("cl", "ip", "route", "add", "local", RANGE, "dev", "lo")
@@ -148,10 +167,11 @@ def run(count: int, interval: float, bits: int, found: dict[str, Any]) -> None:
             _tables(built.nodes, found)
             doctor = lab.node_cli(built.nodes[0], "doctor", "--connections", str(count)).stdout
             found["doctor"] = [line.strip() for line in doctor.splitlines() if "connection table" in line]
-            trial = LogTrial(built, sampler, collectors, sending)
-            faults = LogFaults(built, trial, senders)
-            for node, one in zip(built.nodes, chosen.faults, strict=False):
-                trial.attempt(one.fault, partial(faults.run, one.fault, [node], "rs2"))
+            with of_machines(senders, straight) as machines:
+                trial = LogTrial(built, sampler, collectors, Together(machines, sending))
+                faults = LogFaults(built, trial, senders)
+                for node, one in zip(built.nodes, chosen.faults, strict=False):
+                    trial.attempt(one.fault, partial(faults.run, one.fault, [node], "rs2"))
             found["reconnected"] = sending.sent()["retries"]
             found["found"] = trial.found
 

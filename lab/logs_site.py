@@ -184,11 +184,15 @@ class Collectors:
         for node in nodes:
             self._start_both(node)
         for node in nodes:
-            until(
-                lambda node=node: set(_PORTS) <= kernel_view.listening(node),  # type: ignore[misc]
-                f"rsyslogd and nginx to listen on {node}",
-                PATIENCE,
-            )
+            self.listen(node)
+
+    def listen(self, node: str) -> None:
+        """Until rsyslogd and nginx do. Raises TimeoutError."""
+        until(
+            lambda: set(_PORTS) <= kernel_view.listening(node),
+            f"rsyslogd and nginx to listen on {node}",
+            PATIENCE,
+        )
 
     def _start_both(self, node: str) -> None:
         self._start(node, "nginx", ["nginx", "-c", str(self.lab.run / node / "nginx-main.conf")])

@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from lab import configs, places
 from lab.chaos_plan import Fault
@@ -35,7 +35,7 @@ from lab.machine import LabError
 from lab.measuring import say
 from lab.sampler import Sampler
 from lab.topology import LAN, VIP4, VIP6
-from lab.trial import NOT_DONE, SPAN, Facts, Trial
+from lab.trial import NOT_DONE, PATIENCE, SPAN, Facts, Trial
 
 POSTERS = 8
 DATAGRAMS = 20  # senders
@@ -48,11 +48,22 @@ REBIND = 20  # messages
 SHORTEST = 15.0  # seconds of a row
 
 
-class Sending:
-    """A program that sends numbered messages. Use as a context manager.
+class Sends(Protocol):
+    """Whoever sends numbered messages.
 
     `protocols`: the names of its senders over each; `straight`: of those that send without a balancer.
     """
+
+    protocols: Mapping[str, Sequence[str]]
+    straight: Mapping[str, Sequence[str]]
+
+    def sent(self) -> dict[str, Any]:
+        """`sent`: the last number of each sender; `retries`: what had to be tried again so far. Raises LabError."""
+        ...
+
+
+class Sending:
+    """A program that sends numbered messages. Use as a context manager."""
 
     def __init__(
         self,
@@ -69,7 +80,6 @@ class Sending:
         )  # fmt: skip
 
     def sent(self) -> dict[str, Any]:
-        """`sent`: the last number of each sender; `retries`. Raises LabError."""
         return self.ask(do="sent")
 
     def ask(self, **what: Any) -> dict[str, Any]:
@@ -118,7 +128,7 @@ def of_machines(senders: Senders, straight: str) -> Sending:
 class LogTrial(Trial):
     """Counts messages in the place of connections."""
 
-    def __init__(self, site: LogSite, sampler: Sampler, collectors: Collectors, sending: Sending) -> None:
+    def __init__(self, site: LogSite, sampler: Sampler, collectors: Collectors, sending: Sends) -> None:
         self.lab = site.lab
         self.sampler = sampler
         self.nodes = site.nodes
@@ -317,9 +327,9 @@ class LogFaults(Faults):
             for server in receivers:
                 self.collectors.certify(server)
                 self.collectors.process(server, "nginx").send(signal.SIGHUP)
-                rsyslogd = self.collectors.process(server, "rsyslogd")
-                rsyslogd.end(30.0)
+                self.collectors.process(server, "rsyslogd").end(PATIENCE)
                 self.collectors.start_rsyslog(server)
+                self.collectors.listen(server)
                 self.site.weight(server, {1})
             self.trial.settled(facts)
 
