@@ -28,7 +28,7 @@ from lab.faults import BFD, Site
 from lab.logs_count import Ledger, arrival
 from lab.machine import LabError
 from lab.processes import Process
-from lab.topology import VIP4, VIP6, Node
+from lab.topology import VIP4, VIP6, Balancer, Node, Topology
 from lab.waiting import until
 
 EXAMPLES = configs.checkout() / "examples"
@@ -81,6 +81,21 @@ def machines(count: int, straight: Mapping[str, str] | None = None) -> tuple[Mac
     return (*ours, *(Machine(name=name, server=server) for name, server in (straight or {}).items()))
 
 
+def configuration(site: Topology, balancer: Balancer, servers: int) -> dict[str, Any]:
+    """`examples/syslog.yaml` on a balancer of the lab, with the first real servers."""
+    config: dict[str, Any] = yaml.safe_load(configs.anycast_yaml(site, balancer))
+    example: dict[str, Any] = yaml.safe_load(EXAMPLES.joinpath("syslog.yaml").read_text("utf-8"))
+    config["bgp"]["bfd"] = BFD
+    config["timing"] = {"server_drain": "5s"}
+    vip = example["vips"][POOL]
+    del vip["address"]
+    vip["addresses"] = [VIP4, VIP6]
+    vip["servers"] = [server(one) for one in site.servers[:servers]]
+    example["connection_sync"]["interface"] = "lan0"
+    del config["pools"], example["bgp"]
+    return config | example
+
+
 class LogSite(Site):
     """Balancers with `examples/syslog.yaml`, laid over with the addresses of the lab."""
 
@@ -95,23 +110,11 @@ class LogSite(Site):
         more: Mapping[str, Any] | None = None,
     ) -> None:
         """Of the arguments the lab's other site has, `servers` alone."""
-        assert not interval
-        assert not sync
-        assert not check
-        assert not more
+        assert not any((interval, sync, check, more))
         balancer = next(one for one in self.lab.topology.balancers if one.name == node)
-        config = yaml.safe_load(configs.anycast_yaml(self.lab.topology, balancer))
-        example = yaml.safe_load(EXAMPLES.joinpath("syslog.yaml").read_text("utf-8"))
-        config["bgp"]["bfd"] = BFD
-        config["timing"] = {"server_drain": "5s"}
-        vip = example["vips"][POOL]
-        del vip["address"]
-        vip["addresses"] = [VIP4, VIP6]
-        vip["servers"] = [server(one) for one in self.lab.topology.servers[: servers or self.servers]]
-        example["connection_sync"]["interface"] = "lan0"
-        del config["pools"], example["bgp"]
+        config = configuration(self.lab.topology, balancer, servers or self.servers)
         # As JSON, which is YAML too: what stands in it twice would become an alias.
-        self.lab.config(node).write_text(json.dumps(config | example, indent=1) + "\n")
+        self.lab.config(node).write_text(json.dumps(config, indent=1) + "\n")
 
     def prepare(self, node: str, certificates: Path) -> None:
         """The files of its certificates, which the configuration names."""
