@@ -1,4 +1,4 @@
-# The main targets: demo, chaos, test, lab, bench, bench-checks, bench-input, bench-ops, bench-soak, bench-scale, bench-view, bench-fleet. Everything they need is installed by them.
+# The main targets: demo, chaos, logs, logs-many, test, lab, bench, bench-checks, bench-input, bench-ops, bench-soak, bench-scale, bench-view, bench-fleet. Everything they need is installed by them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 
-.PHONY: help setup demo chaos bench bench-checks bench-input bench-ops bench-soak bench-scale bench-view bench-fleet lab lab-down test lint unit contract e2e test-lowest
+.PHONY: help setup demo chaos logs logs-many bench bench-checks bench-input bench-ops bench-soak bench-scale bench-view bench-fleet lab lab-down test lint unit contract e2e test-lowest
 .PHONY: hosts routers contract-all test-trixie test-sid test-kernels platforms
 .PHONY: package package-lock test-package audit schema machines clab findings clean
 
@@ -39,6 +39,15 @@ chaos: setup ## the fault matrix under 600 connections: what broke, when routes 
 		$(if $(CONNECTIONS),--connections '$(CONNECTIONS)') $(if $(SEED),--seed '$(SEED)') \
 		$(if $(DURATION),--duration '$(DURATION)') $(if $(PEER),--peer '$(PEER)') \
 		$(if $(FIREWALL),--firewall) $(if $(FLEET),--fleet)
+
+# FAULTS=drain,receiver-kill (FAULTS=help lists them), MACHINES= with an rsyslogd each.
+logs: setup ## syslog, RELP and HTTPS posts with the real programs: what each fault loses; a quarter of an hour
+	@$(BIN)/python -m lab.logs $(if $(FAULTS),--faults '$(FAULTS)') $(if $(MACHINES),--machines '$(MACHINES)')
+
+# SENDERS=5000, INTERVAL=20 seconds between two messages of one, BITS=12 of the table of connections.
+logs-many: setup ## 5,000 senders over TCP and RELP: what they cost, what a balancer that goes loses; five minutes
+	@$(BIN)/python -m lab.logs_many $(if $(SENDERS),--senders '$(SENDERS)') $(if $(INTERVAL),--interval '$(INTERVAL)') \
+		$(if $(BITS),--bits '$(BITS)')
 
 bench: setup ## IPVS figures against ipvsadm and keepalived in the lab; two to three minutes
 	@./lab/install bench
@@ -150,7 +159,7 @@ e2e: setup ## in the lab's kernel: IPVS contract and end to end
 # In two labs, for `make test`. What builds a site of its own is with IPVS, where there is none to build besides. The other
 # contract tests are not even read there, which takes long. Some files that share a site come last there, so that both labs
 # take about as long.
-ALONE := tests/e2e/test_site.py tests/e2e/test_chaos.py
+ALONE := tests/e2e/test_site.py tests/e2e/test_chaos.py tests/e2e/test_logs.py
 LAST := $(patsubst %,tests/e2e/test_%.py,processes replaced replaced_forms)
 IPVS = $(shell grep --files-with-matches 'mark\.lab' tests/contract/test_*.py)
 .PHONY: e2e-site e2e-ipvs

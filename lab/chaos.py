@@ -220,18 +220,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     statuses = []
     if chosen.faults:
         words = sys.argv[1:] if argv is None else list(argv)
-        statuses.append(_in_lab(["lab.chaos", *words], {"ANYCAST_LAB_MEMORY": str(chosen.memory)}))
+        statuses.append(in_lab(["lab.chaos", *words], {"ANYCAST_LAB_MEMORY": str(chosen.memory)}))
     if chosen.silent:
-        statuses.append(_in_lab(["lab.silent"], {}))
+        statuses.append(in_lab(["lab.silent"], {}))
     if chosen.figures and os.geteuid() != 0:
         print(f"left out, for they need root: {', '.join(chosen.figures)}", flush=True)
     elif chosen.figures:
         words = ["--figures", ",".join(chosen.figures), "--json", str(given.json)]
-        statuses.append(_in_lab(["lab.bench_start", *words], {"ANYCAST_LAB": "namespaces"}))
+        statuses.append(in_lab(["lab.bench_start", *words], {"ANYCAST_LAB": "namespaces"}))
     return max(statuses, default=0)
 
 
-def _in_lab(program: Sequence[str], env: Mapping[str, str]) -> int:
+def in_lab(program: Sequence[str], env: Mapping[str, str]) -> int:
+    """`python -m` in a lab of its own; its exit status. What the environment says goes before `env`."""
     python = [sys.executable, "-m"]
     command = [*python, "lab", "run", "--", *python, *program]
     return subprocess.run(command, env={**env, **os.environ}, check=False).returncode

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Protocol
 
 from lab.chaos_figures import Row, sorted_nodes
 from lab.sampler import Sample, rates
@@ -32,7 +33,7 @@ LABELS = 14  # of the seconds, at most
 
 # Okabe and Ito: told apart by nearly everybody.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#7f7f7f")
-_BAD, _GOOD, _INK, _PALE = "#b3001b", "#1a7f37", "#1f2328", "#6e7781"
+BAD, GOOD, INK, PALE = "#b3001b", "#1a7f37", "#1f2328", "#6e7781"
 
 
 def colours(nodes: Sequence[str]) -> dict[str, str]:
@@ -55,7 +56,7 @@ def picture(
         [(t - started, values) for t, values in rates(history, width)] for width in (FINE, COARSE)
     )
     # No higher than what clients do all the time: a burst after a pause may be cut off.
-    top = _nice(1.1 * _usual([sum(values.values()) for _, values in fine]))
+    top = nice(1.1 * _usual([sum(values.values()) for _, values in fine]))
     lines = math.ceil(len(rows) / COLUMNS)
     strip_top = HEAD + lines * PANEL[1]
     strips = _strips(random_rows)
@@ -76,11 +77,11 @@ def picture(
         parts += _panel(row, fine, paint, top, corner)
     if strips:
         words = "Single faults in random order; seconds from the first"
-        parts.append(_text((MARGIN, strip_top + 24), words, size=14, bold=True))
+        parts.append(text((MARGIN, strip_top + 24), words, size=14, bold=True))
     for number, (begin, end) in enumerate(strips):
         left = MARGIN + PANEL[0] - PLOT[0]
         base = strip_top + 40 + number * STRIP + 40 + PLOT[1]
-        plot = _Plot(left=left, base=base, width=WIDTH - MARGIN - left, begin=begin, end=end, top=top)
+        plot = Plot(left=left, base=base, width=WIDTH - MARGIN - left, begin=begin, end=end, top=top)
         parts += _strip(random_rows, coarse, paint, plot)
     return "\n".join([*parts, "</svg>", ""])
 
@@ -101,28 +102,39 @@ def _legend(rows: Sequence[Row], random_rows: Sequence[Row], paint: Mapping[str,
         "A gap at the top is what clients did not get through."
     )
     parts = [
-        _text((MARGIN, 32), title, size=18, bold=True, colour=_BAD if missed else _INK),
-        _text((MARGIN, 52), explained, colour=_PALE),
+        text((MARGIN, 32), title, size=18, bold=True, colour=BAD if missed else INK),
+        text((MARGIN, 52), explained, colour=PALE),
     ]
     x = float(MARGIN)
     for node, colour in paint.items():
         parts.append(f'<rect x="{x}" y="64" width="14" height="14" fill="{colour}"/>')
-        parts.append(_text((x + 19, 76), node))
+        parts.append(text((x + 19, 76), node))
         x += 31 + 8 * len(node)
     for colour, dash, words in (
-        (_BAD, "", "fault"),
-        (_INK, "4 3", "route gone at the router"),
-        (_GOOD, "1 3", "mended"),
+        (BAD, "", "fault"),
+        (INK, "4 3", "route gone at the router"),
+        (GOOD, "1 3", "mended"),
     ):
         x += 14
-        parts.append(_line((x, 62), (x, 80), colour, dash=dash, width=2))
-        parts.append(_text((x + 7, 76), words))
+        parts.append(line((x, 62), (x, 80), colour, dash=dash, width=2))
+        parts.append(text((x + 7, 76), words))
         x += 7 * len(words) + 10
     return parts
 
 
+class Marked(Protocol):
+    """When it broke, was out of the router's table, and was mended: seconds, the middle one after the first."""
+
+    @property
+    def began(self) -> float: ...
+    @property
+    def route_gone_s(self) -> float | None: ...
+    @property
+    def healed(self) -> float | None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plot:
+class Plot:
     """Where on the page what belongs: seconds `begin` to `end` from `left` on, `top` packets a second above `base`."""
 
     left: float
@@ -141,16 +153,16 @@ class _Plot:
         parts = []
         for part in (0.0, 0.5, 1.0):
             y = self.base - part * PLOT[1]
-            parts.append(_line((self.left, y), (self.left + self.width, y), "#d0d7de"))
+            parts.append(line((self.left, y), (self.left + self.width, y), "#d0d7de"))
             label = f"{part * self.top:,.0f}"
-            parts.append(_text((self.left - 5, y + 4), label, size=10, colour=_PALE, anchor="end"))
+            parts.append(text((self.left - 5, y + 4), label, size=10, colour=PALE, anchor="end"))
         span = self.end - self.begin
         step = next((step for step in (1, 2, 5, 10, 20, 60, 600) if span / step <= LABELS), 3600)
         tick = math.ceil((self.begin - zero) / step) * step
         while tick + zero <= self.end:
             x = self.x(tick + zero)
-            parts.append(_line((x, self.base), (x, self.base + 4), _PALE))
-            parts.append(_text((x, self.base + 15), f"{tick:g}", size=10, colour=_PALE, anchor="middle"))
+            parts.append(line((x, self.base), (x, self.base + 4), PALE))
+            parts.append(text((x, self.base + 15), f"{tick:g}", size=10, colour=PALE, anchor="middle"))
             tick += step
         return parts
 
@@ -173,22 +185,22 @@ class _Plot:
             below = above
         return parts
 
-    def marks(self, row: Row) -> list[str]:
+    def marks(self, row: Marked) -> list[str]:
         high = self.base - PLOT[1]
         x = self.x(row.began)
-        parts = [_line((x, high - 6), (x, self.base), _BAD, width=2)]
+        parts = [line((x, high - 6), (x, self.base), BAD, width=2)]
         if row.route_gone_s is not None:
             x = self.x(row.began + row.route_gone_s)
-            parts.append(_line((x, high), (x, self.base), _INK, dash="4 3", width=1.5))
+            parts.append(line((x, high), (x, self.base), INK, dash="4 3", width=1.5))
         if row.healed is not None:
             x = self.x(row.healed)
-            parts.append(_line((x, high), (x, self.base), _GOOD, dash="1 3", width=2))
+            parts.append(line((x, high), (x, self.base), GOOD, dash="1 3", width=2))
         return parts
 
 
 def _panel(row: Row, points: Rates, paint: Mapping[str, str], top: float, corner: Point) -> list[str]:
     x, y = corner
-    plot = _Plot(
+    plot = Plot(
         left=x + PANEL[0] - PLOT[0],
         base=y + 52 + PLOT[1],
         width=PLOT[0],
@@ -199,9 +211,9 @@ def _panel(row: Row, points: Rates, paint: Mapping[str, str], top: float, corner
     bad = bool(row.missed)
     counted, promised = _words(row)
     return [
-        _text((x, y + 12), f"{row.name} {row.where}", size=14, bold=True, colour=_BAD if bad else _INK),
-        _text((x, y + 27), counted, size=11),
-        _text((x, y + 41), promised, size=11, colour=_BAD if bad else _PALE if row.peer else _GOOD),
+        text((x, y + 12), f"{row.name} {row.where}", size=14, bold=True, colour=BAD if bad else INK),
+        text((x, y + 27), counted, size=11),
+        text((x, y + 41), promised, size=11, colour=BAD if bad else PALE if row.peer else GOOD),
         *plot.axes(row.began),
         *plot.areas(points, paint),
         *plot.marks(row),
@@ -231,7 +243,7 @@ def _strips(rows: Sequence[Row]) -> list[tuple[float, float]]:
     return [(begin + n * line, begin + (n + 1) * line) for n in range(count)]
 
 
-def _strip(rows: Sequence[Row], points: Rates, paint: Mapping[str, str], plot: _Plot) -> list[str]:
+def _strip(rows: Sequence[Row], points: Rates, paint: Mapping[str, str], plot: Plot) -> list[str]:
     parts = [*plot.axes(rows[0].began), *plot.areas(points, paint)]
     for number, row in enumerate(rows):
         if not plot.begin <= row.began < plot.end:
@@ -240,19 +252,19 @@ def _strip(rows: Sequence[Row], points: Rates, paint: Mapping[str, str], plot: _
         # On two lines by turns: neighbours would lie on each other.
         spot = (plot.x(row.began) - 2, plot.base - PLOT[1] - 10 - 13 * (number % 2))
         anchor = "start" if spot[0] < WIDTH - 150 else "end"
-        words, colour = f"{row.fault} {row.where}{gone}", _BAD if row.missed else _INK
-        parts.append(_text(spot, words, size=10, colour=colour, anchor=anchor))
+        words, colour = f"{row.fault} {row.where}{gone}", BAD if row.missed else INK
+        parts.append(text(spot, words, size=10, colour=colour, anchor=anchor))
         parts += plot.marks(row)
     return parts
 
 
-def _nice(value: float) -> float:
+def nice(value: float) -> float:
     """The next of 1, 2, 2.5, 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(max(value, 1.0)))
     return next(step * power for step in (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * power >= value)
 
 
-def _line(begin: Point, end: Point, colour: str, *, dash: str = "", width: float = 1.0) -> str:
+def line(begin: Point, end: Point, colour: str, *, dash: str = "", width: float = 1.0) -> str:
     dashes = f' stroke-dasharray="{dash}"' if dash else ""
     return (
         f'<line x1="{begin[0]:.1f}" y1="{begin[1]:.1f}" x2="{end[0]:.1f}" y2="{end[1]:.1f}" stroke="{colour}" '
@@ -260,8 +272,8 @@ def _line(begin: Point, end: Point, colour: str, *, dash: str = "", width: float
     )
 
 
-def _text(
-    spot: Point, words: str, *, size: int = 12, bold: bool = False, colour: str = _INK, anchor: str = "start"
+def text(
+    spot: Point, words: str, *, size: int = 12, bold: bool = False, colour: str = INK, anchor: str = "start"
 ) -> str:
     weight = ' font-weight="bold"' if bold else ""
     return (

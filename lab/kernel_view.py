@@ -39,11 +39,21 @@ def weights(node: str, addresses: Collection[str]) -> set[int]:
 
 def live(client: str) -> set[Flow]:
     """The client's ends of every TCP connection that is established."""
-    with netns.inside(client):
+    return {_client(own) for own, state in _sockets(client) if state == "01"}
+
+
+def listening(node: str) -> set[int]:
+    """The TCP ports that somebody listens at."""
+    return {_client(own)[1] for own, state in _sockets(node) if state == "0A"}
+
+
+def _sockets(node: str) -> list[tuple[str, str]]:
+    """Own end and state of every TCP socket."""
+    with netns.inside(node):
         lines = [
             line.split() for name in ("tcp", "tcp6") for line in (_NET / name).read_text().splitlines()[1:]
         ]
-    return {_client(line[1]) for line in lines if line[3] == "01"}
+    return [(line[1], line[3]) for line in lines]
 
 
 def known(node: str) -> set[Flow]:

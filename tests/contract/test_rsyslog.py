@@ -22,6 +22,7 @@ from lab.waiting import until
 from tests.contract import peers
 from tests.unit.probes.peers import run
 
+EXAMPLES = Path(__file__).parents[2] / "examples" / "rsyslog"
 MISSING = peers.missing("rsyslogd", "openssl")
 pytestmark = [pytest.mark.peers, pytest.mark.skipif(bool(MISSING), reason=MISSING or "")]
 
@@ -172,3 +173,19 @@ def test_a_full_rsyslog_takes_a_connection_and_closes_it_and_is_found_out(
         sessions.close()
         # It notices the ends of its sessions in its own time.
         until(lambda: run(kind, port).outcome is Outcome.OK, "a session is free", peers.PATIENCE)
+
+
+@pytest.mark.skipif(
+    not list(Path("/usr/lib").glob("*/rsyslog/lmnsd_gtls.so")), reason="no rsyslog-gnutls here"
+)
+@pytest.mark.parametrize("name", ["receiver.conf", "sender.conf"])
+def test_the_example_is_valid_for_rsyslogd(tmp_path: Path, name: str) -> None:
+    made = peers.certificate(tmp_path)
+    text = EXAMPLES.joinpath(name).read_text(encoding="utf-8")
+    for file, ours in (("ca", made.certificate), ("cert", made.certificate), ("key", made.key)):
+        text = text.replace(f"/etc/rsyslog/tls/{file}.pem", str(ours))
+    (tmp_path / "main.conf").write_text(f'global(workDirectory="{tmp_path}")\n{text}')
+    argv = ("rsyslogd", "-N1", "-f", str(tmp_path / "main.conf"), "-i", "NONE")
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "error" not in done.stderr
