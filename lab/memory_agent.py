@@ -44,8 +44,9 @@ class MemoryKernel:
         alike: kernels.Desired | None = None,
         need: kernels.IpvsNeed = kernels.IpvsNeed.NEEDED,
         arriving: Mapping[str, tuple[Address, ...]] = MappingProxyType({}),
+        discards: bool = False,
     ) -> kernels.Snapshot:
-        del only, alike, need, arriving
+        del only, alike, need, arriving, discards
         held = self._held
         table = ipvs.persistent(held.table)
         changes: dict[ipvs.Key, ipvs.ServiceEntry] = {}

@@ -17,7 +17,7 @@ from anycast.core.maintenance.clocks import End
 from anycast.core.maintenance.stages import NODE, Maintenance, Stage
 from anycast.core.owned import NOTHING as NOTHING_OWNED
 from anycast.core.owned import Owned
-from anycast.core.state import prefix_of
+from anycast.core.prefixes import host_route
 from anycast.core.step import begin, next_wake, step
 from anycast.core.values.configuration import Address, Check, Config, Pool, Quorum, Service, Timing, Vip
 from anycast.core.values.lease import Lease
@@ -62,11 +62,11 @@ def addresses(number: int) -> tuple[Address, ...]:
 
 
 def route(number: int) -> Prefix:
-    return prefix_of(addresses(number)[0])
+    return host_route(addresses(number)[0])
 
 
 def route6(number: int) -> Prefix:
-    return prefix_of(addresses(number)[1])
+    return host_route(addresses(number)[1])
 
 
 class Node:
@@ -157,9 +157,8 @@ class Node:
                 failures = (kernels.Failure((), "refused"),)
         self._count()
         packets = dict.fromkeys(self.kernel.table, int(self._packets))
-        self.send(
-            ev.KernelRead(snapshot=replace(told(self.kernel, self.asked), packets=packets), failures=failures)
-        )
+        snapshot = told(self.kernel, self.asked, discards=job.discards)
+        self.send(ev.KernelRead(snapshot=replace(snapshot, packets=packets), failures=failures))
 
     def kernel_changed(self) -> None:
         """The kernel tells of a change, and readings keep their pace."""
@@ -260,5 +259,5 @@ def up(*vips: Vip) -> Node:
     node = Node(*(vips or (vip(),)))
     node.checks(Outcome.OK)
     node.acknowledge()
-    assert node.routes == [prefix_of(a) for each in node.state.config.vips for a in each.addresses]
+    assert node.routes == [host_route(a) for each in node.state.config.vips for a in each.addresses]
     return node

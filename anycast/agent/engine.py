@@ -138,6 +138,7 @@ class Kernel(Protocol):
         alike: Desired | None = None,
         need: IpvsNeed = IpvsNeed.NEEDED,
         arriving: Mapping[str, tuple[Address, ...]] = MappingProxyType({}),
+        discards: bool = False,
     ) -> Snapshot: ...
 
     async def play(self, ops: Sequence[KernelOp]) -> tuple[Failure, ...]: ...
@@ -635,6 +636,7 @@ class Engine:
                     alike=self._state.desired,
                     need=effect.ipvs,
                     arriving=effect.arriving,
+                    discards=effect.discards,
                 )
                 self._kernel_is_read = True
         except TimeoutError:

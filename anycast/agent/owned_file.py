@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ def load(path: Path, boot: str) -> Owned:
                 for one in body["services"]
                 if isinstance(key := _key(one), ipvs.MarkKey)
             },
+            wide={ip_address(at): ip_network(prefix) for at, prefix in body.get("wide", {}).items()},
             sync=bool(body["sync"]),
             lease_ttl=_lease_ttl(body, boot),
         )
@@ -97,6 +98,8 @@ def _text(owned: Owned, boot: str) -> Iterator[str]:
         "vips": {name: list(map(str, addresses)) for name, addresses in owned.vips.items()},
         "addresses": sorted(map(str, owned.addresses)),
     }
+    if owned.wide:
+        head["wide"] = {str(at): str(prefix) for at, prefix in owned.wide.items()}
     yield f'{json.dumps(head)[:-1]}, "services": ['
     separator = ""
     for key, servers in owned.services.items():

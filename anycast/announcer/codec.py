@@ -57,11 +57,7 @@ class Found(NamedTuple):
 
     @property
     def is_ours(self) -> bool:
-        return (
-            self.protocol == PROTOCOL
-            and self.blackhole
-            and self.prefix.prefixlen == self.prefix.max_prefixlen
-        )
+        return self.protocol == PROTOCOL and self.blackhole
 
     def __str__(self) -> str:
         return f"{self.prefix} metric {self.metric} proto {_NAMES.get(self.protocol, self.protocol)}"

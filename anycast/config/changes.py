@@ -346,6 +346,7 @@ def _vips(
 
 _ROUTED = (
     "addresses",
+    "announce",
     "role",
     "med",
     "communities",

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeAlias, TypeVar
 
 from anycast.config.loaded import Loaded, Units
@@ -201,7 +201,7 @@ def _canonical(value: Any) -> object:
         return ("set", sorted((_canonical(one) for one in value), key=repr))
     if isinstance(value, tuple | list):
         return tuple([_canonical(one) for one in value])
-    if isinstance(value, IPv4Address | IPv6Address):
+    if isinstance(value, IPv4Address | IPv6Address | IPv4Network | IPv6Network):
         return str(value)
     return value
 

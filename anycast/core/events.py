@@ -214,6 +214,7 @@ class ReadKernel:
     arriving: Mapping[str, tuple[Address, ...]] = field(
         default_factory=dict
     )  # whose packets are to be counted
+    discards: bool = False  # whether to look for the routes of wide prefixes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +228,7 @@ class ProgramKernel:
     sysctls: tuple[str, ...]
     ipvs: IpvsNeed = IpvsNeed.NEEDED
     arriving: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
+    discards: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

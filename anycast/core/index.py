@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from ipaddress import ip_network
 from itertools import chain
 
 from anycast.core.dataplane import ipvs
@@ -33,6 +32,8 @@ from anycast.core.dataplane.members import (
 )
 from anycast.core.health.aim import sessions_of, targets_of
 from anycast.core.preference import needs
+from anycast.core.prefixes import host_route, is_host_route, prefix_of
+from anycast.core.shared import Shared, shared_by
 from anycast.core.values.configuration import (
     Address,
     Config,
@@ -81,6 +82,7 @@ class Index:
 
     `required`: the VIPs with a requirement that rests on a target; an empty name: the node has. `requiring`: those
     requirements. `at_vips`: those targets that are addresses of VIPs. `needs_ipvs`: whether the kernel must have it.
+    `wide`: addresses that are announced by more than their host route. `shared`: those prefixes.
     """
 
     vips: Mapping[str, IndexedVip] = field(default_factory=dict)  # in the order of the configuration
@@ -100,6 +102,8 @@ class Index:
     vips_on_sessions: frozenset[str] = frozenset()  # VIPs with requirements on BGP sessions; as `required`
     sysctls: Mapping[str, str] = field(default_factory=dict)  # that the configuration needs
     addresses: frozenset[Address] = frozenset()
+    wide: Mapping[Address, Prefix] = field(default_factory=dict)
+    shared: Mapping[Prefix, Shared] = field(default_factory=dict)
     needs_ipvs: bool = True
     attributes: int = 1  # what a plugin must be able to send with routes: `report.ATTRIBUTES` of its release
 
@@ -110,6 +114,19 @@ class Index:
     def targets(self) -> Targets:
         """Everything that is probed."""
         return Targets(self)
+
+    def prefix_of(self, address: Address) -> Prefix:
+        """That an address of a VIP is announced by."""
+        return self.wide.get(address) or host_route(address)
+
+    def announcing(self, prefix: Prefix) -> tuple[str, ...]:
+        """The VIPs that the prefix is announced for."""
+        if not is_host_route(prefix):
+            one = self.shared.get(prefix)
+            return () if one is None else one.vips
+        address = prefix.network_address
+        name = None if address in self.wide else self.vip_at.get(address)
+        return () if name is None else (name,)
 
     def names_of(self, targets: Iterable[Target]) -> dict[Target, TargetName]:
         """What to call them in messages. Looks at the real servers of each service once."""
@@ -251,6 +268,8 @@ def indexed(config: Config, before: Index | None = None) -> Index:
     services = {key: one for vip in new for key, one in vip.services.items()}
     gone = [key for vip in old for key in vip.services if key not in services]
     addresses = frozenset(chain.from_iterable(vip.addresses for vip in config.vips))
+    shared = shared_by(config.vips)
+    wide = {member.address: prefix for prefix, one in shared.items() for member in one.members}
     return Index(
         vips=vips,
         place={name: place for place, name in enumerate(vips)},
@@ -271,6 +290,8 @@ def indexed(config: Config, before: Index | None = None) -> Index:
         vips_on_sessions=frozenset(one.vip for one in requirements if sessions_of(one.check)),
         sysctls=_sysctls(config, (vip.sysctls for vip in vips.values())),
         addresses=before.addresses if addresses == before.addresses else addresses,
+        wide=before.wide if wide == before.wide else wide,
+        shared=before.shared if shared == before.shared else shared,
         needs_ipvs=config.needs_ipvs,
         attributes=needs(config),
     )
@@ -300,7 +321,7 @@ def _indexed(vip: Vip, memo: Memo) -> IndexedVip:
         services=services,
         facts=tuple(facts),
         keys={address: keys_of(vip, address) for address in vip.addresses},
-        prefixes={address: ip_network(address) for address in vip.addresses},
+        prefixes={address: prefix_of(vip, address) for address in vip.addresses},
         requirements=tuple(vip_requirements(vip)),
         sysctls=_of_vip(vip),
     )

@@ -13,15 +13,18 @@ from dataclasses import dataclass, field, replace
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.kernel import Snapshot
 from anycast.core.index import Index, indexed
+from anycast.core.prefixes import host_route
 from anycast.core.values.configuration import Address, Config
 from anycast.core.values.persistent import PersistentMap, changed
+from anycast.core.values.route import Prefix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owned:
     """`services`: the real servers of each, with the name `POOL/SERVER` that they are drained by.
 
-    `marks`: the addresses through which the packets of a firewall mark come. `lease_ttl`: seconds for which a lease
+    `marks`: the addresses through which the packets of a firewall mark come. `wide`: what addresses are announced by that are
+    not announced by their host routes. `lease_ttl`: seconds for which a lease
     may stand after the agent has gone; 0: none does.
     """
 
@@ -29,8 +32,13 @@ class Owned:
     addresses: frozenset[Address] = frozenset()
     services: PersistentMap[ipvs.Key, Mapping[ipvs.DestinationKey, str]] = PersistentMap()
     marks: Mapping[ipvs.MarkKey, frozenset[Address]] = field(default_factory=dict)
+    wide: Mapping[Address, Prefix] = field(default_factory=dict)
     sync: bool = False
     lease_ttl: float = 0.0
+
+    def prefix_of(self, address: Address) -> Prefix:
+        """That one of the addresses is, or was, announced by."""
+        return self.wide.get(address) or host_route(address)
 
 
 NOTHING = Owned()
@@ -50,6 +58,7 @@ def owned_by(config: Config, index: Index | None = None) -> Owned:
         addresses=index.addresses,
         services=index.servers,
         marks={key: frozenset(addresses) for key, addresses in marks.items()},
+        wide=index.wide,
         sync=config.connection_sync is not None,
         lease_ttl=config.timing.lease_ttl,
     )
@@ -71,9 +80,15 @@ def joined(before: Owned, now: Owned) -> Owned:
             key: before.marks.get(key, frozenset()) | now.marks.get(key, frozenset())
             for key in (*now.marks, *(key for key in before.marks if key not in now.marks))
         },
+        wide=_wide(before, now),
         sync=before.sync or now.sync,
         lease_ttl=max(before.lease_ttl, now.lease_ttl),
     )
+
+
+def _wide(before: Owned, now: Owned) -> Mapping[Address, Prefix]:
+    leaving = {at: prefix for at, prefix in before.wide.items() if at not in now.addresses}
+    return {**leaving, **now.wide} if leaving else now.wide
 
 
 def rid(
@@ -115,6 +130,7 @@ def rid(
         addresses=owned.addresses & kept,
         services=kept_services,
         marks={key: at & ways[key] for key, at in owned.marks.items() if key in kept_services},
+        wide={at: prefix for at, prefix in owned.wide.items() if at in kept} if owned.wide else owned.wide,
         sync=configured.sync or (owned.sync and bool(snapshot.sync)),
         lease_ttl=lease_ttl,
     )

@@ -112,11 +112,9 @@ def routes(before: State, after: State) -> Iterator[RouteChange]:
         if prefix not in new:
             yield _withdrawn(before, after, prefix, sending)
         elif prefix not in old:
-            yield RouteChange(
-                prefix=prefix, vip=after.index.vip_at[prefix.network_address], way=Way.ANNOUNCED
-            )
+            yield RouteChange(prefix=prefix, vip=_spelt(after.index.announcing(prefix)), way=Way.ANNOUNCED)
         elif what := tuple(_of_route(old[prefix], new[prefix], routers)):
-            vip = after.index.vip_at[prefix.network_address]
+            vip = _spelt(after.index.announcing(prefix))
             if _unlisted(after.config, old[prefix], new[prefix]):
                 what = (*what, _UNLISTED)
             yield RouteChange(prefix=prefix, vip=vip, way=Way.CHANGED, what=what)
@@ -124,7 +122,7 @@ def routes(before: State, after: State) -> Iterator[RouteChange]:
         name = after.index.vip_at.get(address)
         if name is None or address in before.index.vip_at:
             continue
-        prefix = after.index.vips[name].prefixes[address]
+        prefix = after.index.prefix_of(address)
         if prefix not in new:
             yield RouteChange(
                 prefix=prefix, vip=name, way=Way.COMING, what=(_why(after, name, prefix, sending),)
@@ -139,12 +137,21 @@ def _why(state: State, name: str, prefix: Prefix, sending: Routers) -> str:
 
 
 def _withdrawn(before: State, after: State, prefix: Prefix, sending: Routers) -> RouteChange:
-    name = after.index.vip_at.get(prefix.network_address)
-    if name is None:
-        name, why = before.index.vip_at.get(prefix.network_address, ""), "its address is removed"
-    else:
-        why = _why(after, name, prefix, sending)
-    return RouteChange(prefix=prefix, vip=name, way=Way.WITHDRAWN, what=(why,))
+    names = after.index.announcing(prefix)
+    if names:
+        why = _why(after, names[0], prefix, sending)
+        return RouteChange(prefix=prefix, vip=_spelt(names), way=Way.WITHDRAWN, what=(why,))
+    names = before.index.announcing(prefix)
+    why = "its address is removed"
+    if any(name in after.index.vips for name in names):
+        why = "it is announced by another prefix"
+    return RouteChange(prefix=prefix, vip=_spelt(names), way=Way.WITHDRAWN, what=(why,))
+
+
+def _spelt(names: tuple[str, ...]) -> str:
+    """The VIP, or those that share the prefix."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _unlisted(config: Config, old: Route, new: Route) -> bool:

@@ -27,7 +27,6 @@ from anycast.core.state import (
     VipState,
     kernel_table,
     lived,
-    prefix_of,
     retiring,
 )
 from anycast.core.values.configuration import Address, Config, Scheduler, Vip
@@ -237,7 +236,7 @@ def adopted(state: State, config: Config, now: float, index: Index | None = None
     leaving = {at: each for at, each in state.leaving.items() if at not in configured.addresses}
     for address in departure.addresses - leaving.keys():
         leaving[address] = Leaving(
-            withdrawal=withdrawal(state, [prefix_of(address)], now),
+            withdrawal=withdrawal(state, [state.owned.prefix_of(address)], now),
             keys=departure.keys.get(address, frozenset()),
         )
     servers = {server: each for server, each in state.retiring.items() if server[0] in untouched}

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from hashlib import blake2b
-from ipaddress import ip_network
 from itertools import zip_longest
 
 from anycast.core.preference import Routers
+from anycast.core.prefixes import is_host_route, prefixes_of
 from anycast.core.values.configuration import BGP_PORT, Address, Bgp, Config, Neighbor
 from anycast.core.values.lease import digest_of
 from anycast.core.values.report import SETUP, VIEW
@@ -161,8 +161,7 @@ def listed(config: Config) -> Iterator[Route]:
     """The routes that a daemon which learns the table must know, for they have attributes of their own."""
     routers = Routers(config.bgp)
     for vip in config.vips:
-        for address in vip.addresses:
-            prefix = ip_network(address)
+        for prefix in prefixes_of(vip):
             route = routers.route(vip, prefix, drain=False)
             if route is not None and metric(route) is Metric.LISTED:
                 yield route
@@ -180,6 +179,8 @@ def table_digest(config: Config) -> str:
         f" {speaker.table} {speaker.ospf} {bgp.sign}{_port(bgp)}"
     )
     text += "" if bgp.weight is None else f" weight {bgp.weight}"
+    wide = {one for vip in config.vips for one in prefixes_of(vip) if not is_host_route(one)}
+    text += f" wide {sorted(map(str, wide))}" if wide else ""
     found = blake2b(text.encode(), digest_size=8)
     for one in sorted(map(digest_of, listed(config))):
         found.update(one.to_bytes(8, "big"))

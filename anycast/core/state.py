@@ -6,16 +6,17 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from ipaddress import ip_network
 from typing import NamedTuple, TypeAlias
 
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.kernel import (
     AddAddress,
+    AddDiscard,
     CorrectAddress,
     Desired,
     KernelOp,
     RemoveAddress,
+    RemoveDiscard,
     Snapshot,
     StartSync,
     StopSync,
@@ -31,6 +32,7 @@ from anycast.core.health.phase import Health, Phase
 from anycast.core.index import Index, Targets
 from anycast.core.maintenance.stages import Maintenance, Progress, is_server
 from anycast.core.owned import NOTHING, Owned
+from anycast.core.shared import Holding, Tally
 from anycast.core.values.checks import BgpSession
 from anycast.core.values.configuration import Address, Aimed, Bgp, Config, Rule, Target
 from anycast.core.values.persistent import PersistentMap
@@ -49,9 +51,10 @@ ServerKey: TypeAlias = tuple[ipvs.Key, ipvs.DestinationKey]
 
 Piece: TypeAlias = ipvs.Key | Address | str
 """A part of what the kernel should hold that is compared and written by itself: an IPVS service, an address of a VIP,
-`REST` or `SYNC`.
+`REST`, `SYNC` or `DISCARDS`.
 """
 REST = ""  # sysctls, timeouts
+DISCARDS = "discards"  # the routes that end what comes for the rest of a wide prefix
 SYNC = "sync"  # the daemons of connection sync
 
 URGENT, ORDINARY, IN_VAIN = range(3)
@@ -212,6 +215,9 @@ class LeaseState:
     )
     owned: frozenset[Prefix] = frozenset()  # that the newest one has
     owned_from: frozenset[Address] = frozenset()  # the addresses that these are of
+    owned_wide: Mapping[Address, Prefix] = field(default_factory=dict)  # and their prefixes
+    held: PersistentMap[Address, Holding] = PersistentMap()  # what the members of shared prefixes say
+    tallies: PersistentMap[Prefix, Tally] = PersistentMap()  # how many of each say what
     digest: int = 0  # of the newest one
     changed_seq: int = 0  # of the first lease with these routes
     opens_at: float = 0.0  # while `routes` is None: the first is sent by then, whatever is known
@@ -367,11 +373,6 @@ def placed(state: State) -> State:
     return replace(state, unplaced=unplaced, health=state.health.updated({}, gone))
 
 
-def prefix_of(address: Address) -> Prefix:
-    """The /32 or /128."""
-    return ip_network(address)
-
-
 def health_of(state: State, check: Aimed) -> Health:
     """The health of what is checked, or of what a rule makes of it."""
     if isinstance(check, Target):
@@ -433,6 +434,8 @@ def pieces_of(ops: Iterable[KernelOp]) -> dict[Piece, None]:
             found[op.address] = None
         elif isinstance(op, StartSync | StopSync):
             found[SYNC] = None
+        elif isinstance(op, AddDiscard | RemoveDiscard):
+            found[DISCARDS] = None
         else:
             found.update(dict.fromkeys(keys_of(op) or (REST,)))
     return found

@@ -57,7 +57,6 @@ from anycast.core.state import (
     VipState,
     lived,
     placed,
-    prefix_of,
 )
 from anycast.core.values.configuration import Address, Config, Target
 from anycast.core.values.persistent import PersistentMap
@@ -210,7 +209,7 @@ def _apply(state: State, event: Event, now: float) -> Step:
         case StopRequested():
             if state.stopping_since is not None:
                 return state, []
-            everything = lease.withdrawal(state, map(prefix_of, state.owned.addresses), now)
+            everything = lease.withdrawal(state, map(state.owned.prefix_of, state.owned.addresses), now)
             return replace(state, stopping_since=now, stop=everything), [Log(event="agent.stopping")]
 
 
@@ -355,6 +354,7 @@ def _settle(before: State, state: State, now: float, *, greet: bool = False) -> 
     effects += more
     state, more = lease.renewed(before, state, names | judged, now, greet=greet)
     effects += more
+    state = lease.stayed(before, state, now)
     state, more = loop.drive(before, state, now)
     effects += more
     if state.owned is not before.owned:

@@ -12,9 +12,11 @@ from itertools import chain
 
 from anycast.core import limited, resort
 from anycast.core.dataplane import ipvs
+from anycast.core.dataplane.kernel import Desired, Snapshot
 from anycast.core.maintenance.stages import NODE_SCOPES, Stage
-from anycast.core.state import REST, SYNC, Piece, State, drained_scopes, pieces_of
+from anycast.core.state import DISCARDS, REST, SYNC, Piece, State, drained_scopes, pieces_of
 from anycast.core.values.persistent import changed
+from anycast.core.values.route import Prefix
 from anycast.core.vip.facts import shared_facts
 
 
@@ -81,11 +83,14 @@ def pieces(before: State, state: State) -> set[Piece]:
         return set()
     was, now = before.desired, state.desired
     if old is None:
-        return {*now.table, *new.table, *now.addresses, *new.addresses, REST, SYNC}
+        return {*now.table, *new.table, *now.addresses, *new.addresses, *_discards(now, new), REST, SYNC}
     if before.kernel.error is not None and state.kernel.error is None:
         tables = (was.table, now.table, old.table, new.table)
-        return {*chain(*tables, was.addresses, now.addresses, old.addresses, new.addresses), REST, SYNC}
+        addresses = (was.addresses, now.addresses, old.addresses, new.addresses)
+        return {*chain(*tables, *addresses), *_discards(now, new), REST, SYNC}
     found: set[Piece] = {REST, SYNC} if new is not old or now is not was else set()
+    if old.discards != new.discards or was.discards != now.discards:
+        found.add(DISCARDS)
     found.update(key for key in changed(was.table, now.table))
     found.update(key for key in changed(old.table, new.table))
     for one, two in (
@@ -102,6 +107,17 @@ def pieces(before: State, state: State) -> set[Piece]:
         found.update(state.kernel.attempted)
         found.update(pieces_of(before.kernel.under_way))
     return found
+
+
+def _discards(wanted: Desired, there: Snapshot) -> tuple[Piece, ...]:
+    return (DISCARDS,) if wanted.discards or there.discards else ()
+
+
+def _apart(state: State, one: Snapshot, two: Snapshot) -> Iterable[Prefix]:
+    """The shared prefixes whose routes are in one of them; all, where one was not asked for them."""
+    if one.discards is None or two.discards is None:
+        return state.index.shared
+    return one.discards ^ two.discards
 
 
 def vips_by_kernel(before: State, state: State, pieces: Iterable[Piece]) -> set[str]:
@@ -127,6 +143,9 @@ def vips_by_kernel(before: State, state: State, pieces: Iterable[Piece]) -> set[
             return set(index.vips)
         looks.extend(key for key in changed(was.table, now.table))
         looks += was.addresses ^ now.addresses
+    for one, two in ((old, new), (was, now)):
+        if one is not None and two is not None and one.discards != two.discards:
+            names.update(chain.from_iterable(map(index.announcing, _apart(state, one, two))))
     if state.kernel.read_at != before.kernel.read_at:
         looks += state.kernel.contests  # one that was fought over may have been left alone for long enough
     for piece in looks:

@@ -15,6 +15,7 @@ from itertools import islice
 
 from anycast.core.events import Effect, Log
 from anycast.core.preference import is_internal
+from anycast.core.prefixes import is_host_route
 from anycast.core.state import Seen, State
 from anycast.core.values.configuration import Neighbor
 from anycast.core.values.persistent import PersistentMap
@@ -421,9 +422,7 @@ def alarm(state: State, neighbor: str) -> str:
         return ""
     first = nsmallest(NAMED, islice(told, SLICE), key=lambda one: (one.version, int(one.network_address)))
     names = _names(state, first)
-    named = ", ".join(
-        f"{names[prefix]} ({prefix.network_address})" if prefix in names else str(prefix) for prefix in first
-    )
+    named = ", ".join(names.get(prefix, str(prefix)) for prefix in first)
     more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
     return (
         f"router {neighbor} does not have {named}{more}: this node announces it there, ExaBGP has acknowledged it, and it does "
@@ -433,12 +432,10 @@ def alarm(state: State, neighbor: str) -> str:
 
 
 def _names(state: State, prefixes: Iterable[Prefix]) -> dict[Prefix, str]:
-    # By number: the hash of an address is dear, and there may be thousands.
-    wanted = {(prefix.version, int(prefix.network_address)): prefix for prefix in prefixes}
-    numbers = {number for _, number in wanted}
-    return {
-        wanted[address.version, int(address)]: vip.name
-        for vip in state.config.vips
-        for address in vip.addresses
-        if int(address) in numbers and (address.version, int(address)) in wanted
-    }
+    """`web (192.0.2.1)`, `ns1 (192.0.2.0/24)`: of each by the first VIP that it is announced for."""
+    found = {}
+    for prefix in prefixes:
+        if names := state.index.announcing(prefix):
+            shown = prefix.network_address if is_host_route(prefix) else prefix
+            found[prefix] = f"{names[0]} ({shown})"
+    return found

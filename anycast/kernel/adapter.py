@@ -14,6 +14,7 @@ from anycast.core.dataplane.ipvs import Key, ServiceKey
 from anycast.core.dataplane.kernel import (
     EXPIRE_NODEST,
     AddAddress,
+    AddDiscard,
     CorrectAddress,
     Desired,
     ExpireDestinations,
@@ -21,6 +22,7 @@ from anycast.core.dataplane.kernel import (
     IpvsNeed,
     KernelOp,
     RemoveAddress,
+    RemoveDiscard,
     ReorderDestinations,
     SetSysctl,
     SetTimeouts,
@@ -30,16 +32,20 @@ from anycast.core.dataplane.kernel import (
     SyncRole,
 )
 from anycast.core.values.configuration import Address
+from anycast.core.values.route import Prefix
 from anycast.kernel import addresses, advertised, interface_watch, multicast, sysctl, totals
+from anycast.kernel import discards as routes
 from anycast.kernel.arrivals import Arrivals
 from anycast.kernel.errors import KernelUnavailable
 from anycast.kernel.ipvs import NOTHING, Ipvs
+from anycast.kernel.netlink_codec import Malformed
 
 # The kernel looks for connections without a real server a jiffy after a removal, in a thread of its own.
 _AT_ONCE = 1024  # operations that are looked at in one turn of the event loop
 
 _Single: TypeAlias = SetSysctl | SetTimeouts | StartSync | StopSync
 _Addresses: TypeAlias = AddAddress | CorrectAddress | RemoveAddress
+_Discards: TypeAlias = AddDiscard | RemoveDiscard
 
 
 class Kernel:
@@ -56,6 +62,7 @@ class Kernel:
         self._held = addresses.Held(frozenset())  # as last read
         self._written: dict[Address, None] = {}  # since then
         self._removed: set[Address] = set()  # since then
+        self._discards: frozenset[Prefix] = frozenset()  # as last read
 
     async def read(
         self,
@@ -65,13 +72,14 @@ class Kernel:
         alike: Desired | None = None,
         need: IpvsNeed = IpvsNeed.NEEDED,
         arriving: Mapping[str, tuple[Address, ...]] = MappingProxyType({}),
+        discards: bool = False,
     ) -> Snapshot:
         """What the kernel holds. What has not changed is the same object as in the reading before.
 
         `only`: of the services these are read, and the others are as last read; everything else is read as always.
         Where there was no reading, or it failed, all are read. `alike`: objects are taken from there where they equal
         what is read, for the memory. Where IPVS is not looked at (`need`), nothing is in it. `arriving`: sets of addresses for which
-        packets are counted, by name. Raises KernelUnavailable: no
+        packets are counted, by name. `discards`: whether to look for the routes of wide prefixes. Raises KernelUnavailable: no
         IPVS where it is needed, no right to it, interface missing or down, no answer.
         """
         # IPVS first: its sysctls are not there before the module is.
@@ -95,12 +103,14 @@ class Kernel:
                 f"addresses of {self._interface}: {_reason(error, self._interface)}"
             ) from error
         self._held = self._held if known == self._held else known
+        there = await self._read_discards() if discards else None
         self._written.clear()
         self._removed.clear()
         return Snapshot(
             table=reading.table,
             addresses=self._held.addresses,
             plain=self._held.plain,
+            discards=there,
             sysctls=sysctl.read(wanted_sysctls),
             timeouts=reading.timeouts if looked else None,
             sync=reading.sync,
@@ -112,6 +122,14 @@ class Kernel:
             connections=reading.connections,
             traffic=reading.traffic,
         )
+
+    async def _read_discards(self) -> frozenset[Prefix]:
+        try:
+            found = await routes.read()
+        except (OSError, Malformed) as error:
+            raise KernelUnavailable(f"routes of wide prefixes: {error}") from error
+        self._discards = self._discards if found == self._discards else found
+        return self._discards
 
     async def _listed(self, expected: Iterable[Address], alike: Iterable[Address]) -> addresses.Held:
         # What is announced from here on may be in the list already, and does not harm.
@@ -146,6 +164,8 @@ class Kernel:
             return await self._ipvs.play(ops)
         if kind in (AddAddress, CorrectAddress, RemoveAddress):
             return await self._write_addresses(ops)
+        if kind in (AddDiscard, RemoveDiscard):
+            return await self._write_discards(ops)
         failures: list[Failure] = []
         for op in ops:
             match op:
@@ -230,7 +250,19 @@ class Kernel:
             for address, error in failed.items()
         ]
 
-    def _what(self, op: _Single | _Addresses) -> str:
+    async def _write_discards(self, ops: Sequence[_Discards]) -> list[Failure]:
+        """All of one kind."""
+        named = {op.prefix: op for op in ops}
+        try:
+            failed = await routes.write(list(named), add=isinstance(ops[0], AddDiscard))
+        except (OSError, Malformed) as error:
+            failed = dict.fromkeys(named, error if isinstance(error, OSError) else OSError(str(error)))
+        return [
+            Failure((named[prefix],), f"{self._what(named[prefix])}: {_why_no_route(error)}")
+            for prefix, error in failed.items()
+        ]
+
+    def _what(self, op: _Single | _Addresses | _Discards) -> str:
         match op:
             case SetSysctl(name=name, value=value):
                 return f"set sysctl {name} to {value}"
@@ -240,6 +272,10 @@ class Kernel:
                 return f"keep address {address} on {self._interface} from being a source address"
             case RemoveAddress(address=address):
                 return f"remove address {address} from {self._interface}"
+            case AddDiscard(prefix=prefix):
+                return f"add the unreachable route of {prefix}"
+            case RemoveDiscard(prefix=prefix):
+                return f"remove the unreachable route of {prefix}"
             case SetTimeouts(timeouts=timeouts):
                 return f"set timeouts to {timeouts.tcp} {timeouts.tcp_fin} {timeouts.udp} s"
             case StartSync(role=role, sync=sync):
@@ -253,7 +289,7 @@ class Kernel:
 def _kind(op: KernelOp) -> type | None:
     """None: of IPVS."""
     match op:
-        case AddAddress() | CorrectAddress() | RemoveAddress():
+        case AddAddress() | CorrectAddress() | RemoveAddress() | AddDiscard() | RemoveDiscard():
             return type(op)
         case (
             ExpireDestinations()
@@ -309,6 +345,12 @@ def _why(op: _Single, error: OSError) -> str | None:
             return f"refused: longer than this kernel can count ({code})"
         case _:
             return None
+
+
+def _why_no_route(error: OSError) -> str:
+    if error.errno == errno.EEXIST:
+        return f"another route of it with the metric {routes.METRIC} is there: remove that (EEXIST)"
+    return _reason(error, "all")
 
 
 def _reason(error: OSError, interface: str) -> str:

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from anycast.core.dataplane.members import keys_of, server_scopes
-from anycast.core.state import prefix_of
+from anycast.core.prefixes import prefixes_of
 from anycast.core.values.configuration import Config, Vip
 
 KEPT = 1000  # events in memory
@@ -271,6 +271,6 @@ class Interest:
 
 def interest(config: Config, vip: Vip) -> Interest:
     keys = {str(key) for address in vip.addresses for key in keys_of(vip, address)}
-    prefixes = {str(prefix_of(address)) for address in vip.addresses}
+    prefixes = set(map(str, prefixes_of(vip)))
     servers = server_scopes(replace(config, vips=(vip,)))
     return Interest(name=vip.name, words=frozenset(keys | prefixes | servers))

@@ -16,7 +16,8 @@ from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.members import first_addresses, servers_of, service_key
 from anycast.core.maintenance.stages import NODE_SCOPES, Stage
 from anycast.core.preference import export_of
-from anycast.core.state import State, VipState, health_of, prefix_of, services_of
+from anycast.core.prefixes import prefixes_of
+from anycast.core.state import State, VipState, health_of, services_of
 from anycast.core.values.configuration import Address, Config, Neighbor, Prefix, Role, Service, Vip
 from anycast.core.view import Receipt, at
 from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
@@ -91,10 +92,7 @@ def _units(state: State, blocks: Sequence[Block]) -> _Units:
     vips = state.config.vips
     return _Units(
         config=state.config,
-        vips=tuple(
-            _Vip(vip, _labels(vip=vip.name), tuple(str(prefix_of(one)) for one in vip.addresses))
-            for vip in vips
-        ),
+        vips=tuple(_Vip(vip, _labels(vip=vip.name), tuple(map(str, prefixes_of(vip)))) for vip in vips),
         parts=tuple(
             _part(vip, service, one)
             for vip in vips
@@ -157,7 +155,7 @@ def _at_routers(config: Config) -> Iterator[_AtRouter]:
     for neighbor in config.bgp.neighbors if config.bgp.sign is not None else ():
         families = neighbor.families or {neighbor.address.version}
         for vip in config.vips if neighbor.view else ():
-            prefixes = tuple(prefix_of(one) for one in vip.addresses if one.version in families)
+            prefixes = tuple(one for one in prefixes_of(vip) if one.version in families)
             if prefixes and export_of(neighbor.export, vip.name) is not None:
                 yield _AtRouter(neighbor, prefixes, _labels(vip=vip.name, peer=str(neighbor.address)))
 

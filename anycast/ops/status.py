@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
@@ -33,7 +32,8 @@ from anycast.core.maintenance.stages import (
 )
 from anycast.core.names import nearest
 from anycast.core.preference import export_of
-from anycast.core.state import State, VipState, health_of, kernel_table, prefix_of, services_of
+from anycast.core.prefixes import prefixes_of
+from anycast.core.state import State, VipState, health_of, kernel_table, services_of
 from anycast.core.values.configuration import Address, Export, Forwarding, Neighbor, Prefix, Service, Vip
 from anycast.core.values.moment import iso
 from anycast.core.values.report import EXPLAINED, NeighborState, Report, silent_for
@@ -51,7 +51,6 @@ from anycast.ops.traffic import NO_RATES, Rates, Traffic, keys_of
 if TYPE_CHECKING:
     from anycast.ops.headroom import Figures  # which is made of what is here
 
-_prefix_of = lru_cache(maxsize=32_768)(prefix_of)
 
 VERSION = 1
 LIVE_TTLS = 3  # lease lifetimes without a step of the engine before it counts as hung
@@ -349,7 +348,7 @@ def lacking(state: State, vip: Vip) -> list[str]:
     return list(
         dict.fromkeys(
             str(neighbor.address)
-            for prefix in map(_prefix_of, vip.addresses)
+            for prefix in prefixes_of(vip)
             for neighbor, found in viewed(state, vip, prefix)
             if found.receipt is Receipt.NOT_RECEIVED
         )
@@ -633,7 +632,7 @@ def prefixes(routes: Routing, vip: Vip) -> tuple[PrefixStatus, ...]:
             obstacle=_obstacle(routes, prefix, sessions),
             unseen=bool(routes.unseen),
         )
-        for prefix in map(_prefix_of, vip.addresses)
+        for prefix in prefixes_of(vip)
     )
 
 
@@ -656,7 +655,7 @@ def is_announced(routes: Routing, vip: Vip) -> bool:
     return all(
         prefix in routes.acknowledged
         and (routes.unseen or _count_up(routes.sessions_of(vip, prefix.version)) > 0)
-        for prefix in map(_prefix_of, vip.addresses)
+        for prefix in prefixes_of(vip)
     )
 
 

@@ -55,6 +55,8 @@ class Planner:
         recorded = frozenset(journal)
         self._prefixes = Prefixes(own, recorded)
         self._view = View(mark, self._prefixes.knows, self._prefixes.is_at)
+        for prefix in self._prefixes.all:
+            self._view.looks_for(prefix)
         self._journal = Journal(recorded, now)
         self._talk = Conversation(now)
         self.log: list[str] = []  # what an operator should read; the caller empties it

@@ -69,6 +69,8 @@ class View:
         self._numbers = 0
         self._owners: dict[Mark, int] = {} if mark is None else {mark: _MYSELF}
         self._prefixes: dict[str, Prefix] = {}  # by what ExaBGP writes
+        # How texts of prefixes end that may be owned: a full table is passed over by that, and not parsed.
+        self._lengths = {"32", "128"}
         self._count = 0
         self._changed = False  # a session
         self._first = True
@@ -146,7 +148,7 @@ class View:
         """None: the node has no such VIP."""
         found = self._prefixes.get(text)
         if found is None:
-            if not text.endswith(("/32", "/128")):
+            if text.rpartition("/")[2] not in self._lengths:
                 return None
             try:
                 found = ip_network(text)
@@ -193,9 +195,13 @@ class View:
 
     def owns(self, prefix: Prefix) -> None:
         """From now on: what was dropped of it before is not known."""
+        self.looks_for(prefix)
         for session in self._sessions.values():
             if session.dropped:
                 session.partial.add(prefix)
+
+    def looks_for(self, prefix: Prefix) -> None:
+        self._lengths.add(str(prefix.prefixlen))
 
     def tick(self, now: float, prefixes: Collection[Prefix]) -> None:
         """Time has passed. `prefixes`: all that the node has."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anycast.core.preference import is_internal, sent
+from anycast.core.prefixes import is_host_route, prefixes_of
 from anycast.core.rendering import listed, table_digest
 from anycast.core.values.configuration import Role
 from anycast.core.values.route import (
@@ -73,7 +74,9 @@ def bird_conf(config: Config) -> str:
             "BIRD does not announce for this node: write speaker: {type: kernel-table}, with daemon: bird"
         )
     routes = list(listed(config))
-    backups = [address for vip in config.vips if vip.role is Role.BACKUP for address in vip.addresses]
+    backups = list(
+        dict.fromkeys(prefix for vip in config.vips if vip.role is Role.BACKUP for prefix in prefixes_of(vip))
+    )
     return render(
         "bird.conf",
         bgp=config.bgp,
@@ -86,8 +89,16 @@ def bird_conf(config: Config) -> str:
         listed={
             version: [one.prefix for one in routes if one.prefix.version == version] for version in (4, 6)
         },
-        backups={
-            version: [f"{one}/{one.max_prefixlen}" for one in backups if one.version == version]
+        backups={version: [str(one) for one in backups if one.version == version] for version in (4, 6)},
+        wide={
+            version: sorted(
+                {
+                    prefix
+                    for vip in config.vips
+                    for prefix in prefixes_of(vip)
+                    if prefix.version == version and not is_host_route(prefix)
+                }
+            )
             for version in (4, 6)
         },
         costs=(OSPF_COST, OSPF_BACKUP, OSPF_LAST_RESORT),

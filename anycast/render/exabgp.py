@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from anycast.core.prefixes import prefixes_of
 from anycast.core.rendering import digest
 from anycast.render.router import families, least_ttl, local_address
 from anycast.render.template import render
@@ -62,8 +63,8 @@ def _listening(bgp: Bgp) -> list[Neighbor]:
 
 def _run_line(config: Config, command: str, journal: str | None) -> str:
     prefixes = sorted(
-        {address for vip in config.vips for address in vip.addresses},
-        key=lambda one: (one.version, one.packed),
+        {prefix for vip in config.vips for prefix in prefixes_of(vip)},
+        key=lambda one: (one.version, int(one.network_address), one.prefixlen),
     )
     runtime = config.node.runtime_dir.rstrip("/")
     words = [*command.split(" "), "announce"]
@@ -73,7 +74,7 @@ def _run_line(config: Config, command: str, journal: str | None) -> str:
     if config.bgp.mark is not None:
         words += ["--view", ":".join(map(str, config.bgp.mark))]
     for prefix in prefixes:
-        words += ["--own", f"{prefix}/{prefix.max_prefixlen}"]
+        words += ["--own", str(prefix)]
     for word in words:
         if not _WORD.match(word):
             raise ValueError(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from anycast.analysis.budget import ROUTER_DIALS
 from anycast.analysis.routers import GOBGP_RANGE_PASSWORD, shares, some, unfit
 from anycast.core.preference import Preference, export_of, preference
+from anycast.core.prefixes import prefixes_of
 from anycast.core.values.configuration import BGP_PORT, Role
 from anycast.core.values.route import Prefix
 from anycast.core.values.software import OLDEST_TRIED, Daemon, Software, Version, spelt
@@ -91,10 +92,10 @@ class Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A node, the addresses it may announce, by family, and its sessions with this router."""
+    """A node, the prefixes it may announce, by family, and its sessions with this router."""
 
     name: str
-    vips: dict[int, tuple[Address, ...]]
+    vips: dict[int, tuple[Prefix, ...]]
     sessions: tuple[Session, ...]
 
     @property
@@ -269,7 +270,7 @@ def _range(name: str, network: Network, members: Sequence[tuple[Node, Session]])
     numbers = {one.remote_as for one in sessions}
     number = first.remote_as if len(numbers) == 1 else None
     vips = {
-        family: tuple(sorted({address for node, _ in members for address in node.vips[family]}, key=int))
+        family: tuple(sorted({prefix for node, _ in members for prefix in node.vips[family]}))
         for family in (4, 6)
     }
     one = replace(first, remote=network, remote_as=number, group=f"ANYCAST-{name}", count=len(members))
@@ -342,24 +343,28 @@ class _Sent:
 
 def _among(configs: Sequence[Config], router: Router, runs: Software) -> Iterator[str]:
     """What the nodes are to each other at this router."""
-    sent: dict[Address, list[_Sent]] = {}
+    sent: dict[Prefix, list[_Sent]] = {}
     for config in configs:
-        for one, addresses in _of_node(config, router):
-            for address in addresses:
-                sent.setdefault(address, []).append(one)
+        told: set[Prefix] = set()
+        for one, prefixes in _of_node(config, router):
+            # VIPs that share a prefix send it once, with attributes that are the same.
+            for prefix in prefixes:
+                if prefix not in told:
+                    sent.setdefault(prefix, []).append(one)
+            told.update(prefixes)
     yield from dict.fromkeys(_weighed(sent.values(), runs))
     if len(configs) > 1:
         yield from _without_primary(sent.values())
         yield from _views(configs, router, runs)
 
 
-def _of_node(config: Config, router: Router) -> Iterator[tuple[_Sent, tuple[Address, ...]]]:
+def _of_node(config: Config, router: Router) -> Iterator[tuple[_Sent, tuple[Prefix, ...]]]:
     exports = [one.export for one in _here(config, router)]
     for vip in config.vips:
         gets = next((got for each in exports if (got := export_of(each, vip.name)) is not None), None)
         if gets is not None:
             rank = preference(vip, gets), gets.origin or vip.origin
-            yield _Sent(config=config, vip=vip, rank=rank), vip.addresses
+            yield _Sent(config=config, vip=vip, rank=rank), prefixes_of(vip)
 
 
 def _weighed(sent: Iterable[Sequence[_Sent]], runs: Software) -> Iterator[str]:
@@ -426,18 +431,15 @@ def _wanted(neighbor: Neighbor, only: Collection[Address]) -> bool:
 
 def _node(config: Config, only: Collection[Address]) -> Node:
     exports = [one.export for one in config.bgp.neighbors if _wanted(one, only)]
-    addresses = sorted(
-        {
-            address
-            for vip in config.vips
-            if any(export_of(export, vip.name) is not None for export in exports)
-            for address in vip.addresses
-        },
-        key=lambda a: (a.version, a.packed),
-    )
+    prefixes = {
+        prefix
+        for vip in config.vips
+        if any(export_of(export, vip.name) is not None for export in exports)
+        for prefix in prefixes_of(vip)
+    }
     return Node(
         name=word(config.node.name),
-        vips={family: tuple(a for a in addresses if a.version == family) for family in (4, 6)},
+        vips={family: tuple(sorted(one for one in prefixes if one.version == family)) for family in (4, 6)},
         sessions=tuple(_sessions(config, only)),
     )
 

@@ -15,7 +15,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from anycast.core import events as ev
 from anycast.core import touched
 from anycast.core.dataplane import ipvs, loop
-from anycast.core.state import REST, SYNC, Piece, State
+from anycast.core.state import DISCARDS, REST, SYNC, Piece, State
 from anycast.core.step import begin, step
 from tests.property import test_step as worlds
 
@@ -40,6 +40,7 @@ def all_pieces(before: State, state: State) -> set[Piece]:
         *(address for some in addresses for address in some),
         *(() if old is None else (*old.table, *old.addresses, *old.plain)),
         *state.kernel.attempted,
+        DISCARDS,
         REST,
         SYNC,
     }

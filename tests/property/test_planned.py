@@ -8,8 +8,9 @@ from hypothesis.stateful import run_state_machine_as_test
 from anycast.core import events as ev
 from anycast.core.dataplane import ipvs
 from anycast.core.planned import GOING, Plan, ahead, plan, planned, routes, services
+from anycast.core.prefixes import host_route
 from anycast.core.reload import in_slices
-from anycast.core.state import State, prefix_of
+from anycast.core.state import State
 from anycast.core.values.configuration import Config
 from anycast.core.values.fates import Fate, Way
 from tests.property import test_step as worlds
@@ -29,7 +30,7 @@ def check_routes(found: Plan, before: State, after: State) -> None:
     assert of_way[Way.WITHDRAWN] == {prefix for prefix in old if prefix not in new}
     assert of_way[Way.ANNOUNCED] == {prefix for prefix in new if prefix not in old}
     assert of_way[Way.CHANGED] == {prefix for prefix in new if prefix in old and old[prefix] != new[prefix]}
-    come = {prefix_of(address) for address in after.index.addresses - before.index.addresses}
+    come = {host_route(address) for address in after.index.addresses - before.index.addresses}
     assert of_way[Way.COMING] == {prefix for prefix in come if prefix not in new}
 
 

@@ -46,8 +46,9 @@ from anycast.core.maintenance.stages import (
     is_server,
 )
 from anycast.core.owned import NOTHING
+from anycast.core.prefixes import host_route
 from anycast.core.reload import serves_itself
-from anycast.core.state import State, drained_scopes, health_of, prefix_of
+from anycast.core.state import State, drained_scopes, health_of
 from anycast.core.step import begin, next_wake, step
 from anycast.core.values.configuration import (
     HERE,
@@ -268,7 +269,7 @@ class World(RuleBasedStateMachine):
         routes = lease.routes
         if self.stopping:
             assert not routes
-        known = {prefix_of(address): vip for vip in state.config.vips for address in vip.addresses}
+        known = {host_route(address): vip for vip in state.config.vips for address in vip.addresses}
         assert set(routes) <= set(known), "a route nobody configured"
         for prefix, route in routes.items():
             vip = known[prefix]
@@ -406,12 +407,12 @@ class World(RuleBasedStateMachine):
         for op in program.ops:
             match op:
                 case kernels.RemoveAddress(address=address):
-                    gone = prefix_of(address)
+                    gone = host_route(address)
                 case RemoveService(service=MarkKey()):
                     continue  # it stands for no address of its own
                 case RemoveService(service=ServiceKey() as key):
                     assert key != FOREIGN or self.state.config.ipvs_exclusive
-                    gone = prefix_of(key.address)
+                    gone = host_route(key.address)
                     still = any(key.address in vip.addresses for vip in self.state.config.vips)
                     leaving = self.state.leaving.get(key.address)
                     before = leaving is not None and key not in leaving.keys  # its port was dropped earlier
@@ -504,7 +505,7 @@ class World(RuleBasedStateMachine):
                 except KeyError:  # somebody else took the service away meanwhile: ESRCH
                     failures.append(kernels.Failure((op,), "no such service"))
         packets = dict.fromkeys(self.kernel.table, self.packets)
-        snapshot = replace(told(self.kernel, job.sysctls), packets=packets)
+        snapshot = replace(told(self.kernel, job.sysctls, discards=job.discards), packets=packets)
         partial = isinstance(job, ev.ProgramKernel) and not failures and self.last_read is not None
         if self.last_read is not None:
             written = touched(job.ops) if isinstance(job, ev.ProgramKernel) and partial else None
@@ -679,7 +680,7 @@ class World(RuleBasedStateMachine):
         assert self.state.progress[scope].stage is Stage.DOWN
         assert self.lease is not None
         covered = {vip.name for vip in self.config.vips if scope in {*NODE_SCOPES, vip.name}}
-        addresses = {prefix_of(a) for vip in self.config.vips if vip.name in covered for a in vip.addresses}
+        addresses = {host_route(a) for vip in self.config.vips if vip.name in covered for a in vip.addresses}
         assert addresses.isdisjoint(self.wanted)
 
     @rule(number=st.sampled_from(range(len(CONFIGS))))
@@ -860,7 +861,7 @@ class World(RuleBasedStateMachine):
         assert self.wanted == wanted
 
     def is_announced_and_well(self) -> bool:
-        everything = {prefix_of(address) for vip in self.config.vips for address in vip.addresses}
+        everything = {host_route(address) for vip in self.config.vips for address in vip.addresses}
         return (
             not (self.stopping or self.exited or self.state.maintenance)
             and self.wanted == dict.fromkeys(everything, False)
@@ -913,7 +914,7 @@ class World(RuleBasedStateMachine):
         self.time_passes(self.config.timing.server_drain + EXPIRE_AGAIN)
         self.all_goes_well(rounds=4)
         verdicts = {name: known.verdict for name, known in self.state.vips.items()}
-        everything = {prefix_of(a) for vip in self.config.vips for a in vip.addresses}
+        everything = {host_route(a) for vip in self.config.vips for a in vip.addresses}
         assert set(self.wanted) == everything, (verdicts, self.state.kernel.error)
         assert not any(self.wanted.values())
         assert kernels.diff(self.kernel, self.state.desired) == ()
@@ -969,7 +970,7 @@ class Staying(World):
             for vip in self.config.vips
             if vip.when_unhealthy is WhenUnhealthy.LAST_RESORT and not vip.local  # that is the node's own
         ]
-        prefixes = {prefix_of(address) for vip in stay for address in vip.addresses}
+        prefixes = {host_route(address) for vip in stay for address in vip.addresses}
         for _ in range(6):
             self.probe(sorted((one for one in self.state.targets if one.address != HERE), key=str), outcome)
             assert prefixes <= set(self.wanted)
@@ -1033,7 +1034,7 @@ class Limited(Staying):
                 self.kernel_answers(1.0)
             self.time_passes(0.5)
         stay = {
-            prefix_of(address)
+            host_route(address)
             for vip in self.config.vips
             if not vip.local
             and (standing is not VipStanding.ANNOUNCED or vip.when_unhealthy is WhenUnhealthy.LAST_RESORT)

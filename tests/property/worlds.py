@@ -180,13 +180,14 @@ CONFIGS = (
 _SERVER_ADDRESSES = [ip_address(f"10.9.2.{n}") for n in range(1, 7)]
 
 
-def told(kernel: kernels.Snapshot, asked: Iterable[str]) -> kernels.Snapshot:
-    """What a kernel that holds this says, when it is asked for these sysctls and no others.
+def told(kernel: kernels.Snapshot, asked: Iterable[str], *, discards: bool = False) -> kernels.Snapshot:
+    """What a kernel that holds this says, when it is asked for these sysctls and no others. `discards`: and for those.
 
     It keeps the table weight of a server at weight 0 to itself.
     """
     sysctls = {name: kernel.sysctls.get(name) for name in asked}
-    return replace(kernel, table=ipvs.forgotten(kernel.table), sysctls=sysctls)
+    there = (kernel.discards or frozenset()) if discards else None
+    return replace(kernel, table=ipvs.forgotten(kernel.table), sysctls=sysctls, discards=there)
 
 
 def after(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import ip_network
 
 from anycast.config.assemble.checks import (
     DEFAULT_CHECK,
@@ -22,6 +23,7 @@ from anycast.config.schema import file as schema
 from anycast.config.warn import Served
 from anycast.core.dataplane.ipvs import MAGLEV_SLOTS, SOURCE_SLOTS
 from anycast.core.fleet.values import Capacity
+from anycast.core.prefixes import is_host_route
 from anycast.core.values import configuration as model
 from anycast.core.values.configuration import (
     Address,
@@ -34,6 +36,7 @@ from anycast.core.values.configuration import (
     TunnelType,
 )
 from anycast.core.values.described import Percent
+from anycast.core.values.route import Prefix
 
 _FLAGS = {
     Scheduler.MH: frozenset({SchedulerFlag.MH_PORT, SchedulerFlag.MH_FALLBACK}),
@@ -109,6 +112,16 @@ def _names(vip: str, services: Sequence[schema.Service]) -> list[str]:
     return found
 
 
+def _around(addresses: Sequence[tuple[Path, Address]], like: Prefix) -> Prefix:
+    """The prefix as long as `like` around an address of its family, or of any."""
+    each = [address for _, address in addresses]
+    address = next((one for one in each if one.version == like.version), each[0])
+    length = like.prefixlen if address.version == like.version else {4: 24, 6: 48}[address.version]
+    return ip_network(
+        (int(address), length) if address.version == 4 else (address.packed, length), strict=False
+    )
+
+
 class Vips(Assembler):
     """VIPs as written to VIPs of the core. `served`: what warnings are told about."""
 
@@ -152,6 +165,7 @@ class Vips(Assembler):
             addresses=tuple(address for _, address in addresses),
             services=tuple(services),
             local=tuple(local),
+            announce=self._announced(path, vip, addresses),
             role=self._role(vip),
             med=vip.med,
             communities=tuple(dict.fromkeys(vip.communities)),
@@ -175,6 +189,27 @@ class Vips(Assembler):
             if len(getattr(vip, name)) > MOST_COMMUNITIES:
                 what = f"a route with {len(getattr(vip, name)):,} of them fits into no BGP message"
                 self._say((*path, name), what, f"write {MOST_COMMUNITIES} at most")
+
+    def _announced(
+        self, path: Path, vip: schema.Vip, addresses: Sequence[tuple[Path, Address]]
+    ) -> tuple[model.Announce, ...]:
+        """Those that are wider than a host route: each has an address of the VIP, and no address is in two."""
+        found: list[model.Announce] = []
+        if not addresses or not self._whole((*path, "address"), (*path, "addresses")):
+            return ()
+        for n, one in enumerate(vip.announce):
+            place = (*path, "announce", n)
+            if one.prefix is None:
+                self._say_missing((*place, "prefix"), "it is missing", "write the prefix, as in 192.0.2.0/24")
+                continue
+            if not any(address in one.prefix for _, address in addresses):
+                do = "write the prefix that the VIP is in" + (f", as in {_around(addresses, one.prefix)}")
+                self._say(place, f"no address of the VIP is in {one.prefix}", do)
+            elif other := next((each.prefix for each in found if each.prefix.overlaps(one.prefix)), None):
+                self._say(place, f"{one.prefix} and {other} overlap", "write one of them")
+            elif self._whole(place):
+                found.append(model.Announce(prefix=one.prefix, needs=one.needs))
+        return tuple(one for one in found if not is_host_route(one.prefix))
 
     @staticmethod
     def _role(vip: schema.Vip) -> Role:

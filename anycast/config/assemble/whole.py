@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
+from anycast.analysis import announced
 from anycast.analysis.roles import contradictions, doubtful
 from anycast.analysis.routers import unfit
 from anycast.analysis.views import blind, taken_marks
@@ -62,6 +63,7 @@ def build(file: schema.File, source: Source, hostname: str) -> Built:
         *(() if config.speaker.is_table else unchecked(config.bgp)),
         *unfit(config),
         *doubtful(config),
+        *announced.doubtful(config),
         *blind(config),
         *builder.fleet.warned,
     ]
@@ -119,7 +121,12 @@ class _Builder(Assembler):
         timing = self._built(("timing",), file.timing, model.Timing)
         if bgp is not None:
             built = tuple(vip for vip in vips if vip is not None)
-            for place, what, do in (*contradictions(bgp, built), *taken_marks(bgp, built)):
+            wrong = (
+                *contradictions(bgp, built),
+                *taken_marks(bgp, built),
+                *announced.contradictions(bgp, built),
+            )
+            for place, what, do in wrong:
                 self._say(place, what, do, key=len(place) < 3)
         if bgp is None or node is None or timing is None or speaker is None or not self._context.sound:
             return None

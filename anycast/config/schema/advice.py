@@ -75,6 +75,9 @@ vips:
     ("vips", "*"): "web: {address: 192.0.2.1, port: 80, servers: [10.9.2.1, 10.9.2.2]}",
     ("addresses",): 'addresses: [192.0.2.1, "2001:db8:99::1"]',
     ("vips", "*", "address"): "address: 192.0.2.1",
+    ("announce",): "announce: 192.0.2.0/24",
+    ("announce", "prefix"): "prefix: 192.0.2.0/24",
+    ("announce", "*", "prefix"): "prefix: 192.0.2.0/24",
     ("port",): "port: 443",
     ("ports",): "ports: [80, 443]",
     ("services",): """\

@@ -22,6 +22,7 @@ from anycast.core.values import speaker as who
 from anycast.core.values.configuration import (
     Address,
     Forwarding,
+    Needs,
     Origin,
     Protocol,
     Role,
@@ -615,6 +616,22 @@ class Service(Serving):
     )
 
 
+class Announce(Part):
+    """A prefix that is announced in the place of the host routes of the VIP's addresses in it. It alone is enough."""
+
+    ALONE = Alone(
+        "prefix", str, "a prefix", "write it as in 192.0.2.0/24, or as {prefix: 192.0.2.0/24, needs: all}"
+    )
+    REQUIRED = ("prefix",)
+
+    prefix: of.Network | None = entry("The prefix, which has an address of the VIP in it.")
+    needs: Annotated[Needs, choice(list(Needs), Needs)] = entry(
+        "Where several VIPs announce the prefix: any: it stays while one of them has nothing against it. all: it goes with the "
+        "first that has. They must agree, and have the same role and attributes.",
+        Needs.ANY,
+    )
+
+
 _ROLES = {"type": "object", "additionalProperties": {"enum": list(Role)}}
 """By node. A file is made that of one node before it is read (`anycast.config.fleet`)."""
 
@@ -635,6 +652,12 @@ class Vip(Serving):
         "The address, if there is one."
     )
     addresses: list[of.AnyAddress] | None = entry("The addresses.")
+    announce: list[Annotated[Announce, or_text({"type": "string"})]] = entry(
+        "Prefixes that are announced in the place of host routes, as in 192.0.2.0/24: one that has an address of the VIP in it, "
+        "for each family, say. The agent then keeps an unreachable route of it, for what comes for the rest of it. Default: the "
+        "/32 or /128 of each address.",
+        [],
+    )
     role: Annotated[Role, choice(list(Role), Role), or_text(_ROLES)] = entry(
         "What this node is for the VIP, or, where there are `nodes`, what each is: {lb2: backup}. backup: routers use its path only while no primary announces the VIP, at once "
         "then, for they have it already. With routers of another AS that is as_path_prepend: 3 and med: 1000, with those "

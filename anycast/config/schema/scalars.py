@@ -14,7 +14,7 @@ import socket
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -346,6 +346,27 @@ def _address(version: int | None = None) -> Scalar:
         return address
 
     return Scalar(parse, {"type": "string", "format": f"ipv{version}"} if version else IP_TEXT)
+
+
+_LEAST = {4: 8, 6: 16}  # bits of a prefix: what is wider is no network of one's own
+
+
+@scalar(type="string", pattern=r"^[0-9A-Fa-f:.]+/[0-9]{1,3}$")
+def _network(value: Any) -> IPv4Network | IPv6Network:
+    do = "write one, as in 192.0.2.0/24 or 2001:db8:53::/48"
+    if not isinstance(value, str):
+        raise unlike(value, "a prefix", do)
+    if "/" not in value:
+        raise wrong(f"{shown(value)} has no length", do)
+    try:
+        network = ip_network(value, strict=False)
+    except ValueError:
+        raise unlike(value, "a prefix", do) from None
+    if network.network_address != ip_address(value.rpartition("/")[0]):
+        raise wrong(f"{shown(value)} has bits behind its length", f"write {network}")
+    if network.prefixlen < _LEAST[network.version]:
+        raise wrong(f"{network} is wider than /{_LEAST[network.version]}", do)
+    return network
 
 
 _GROUP_TEXT = {
@@ -1006,6 +1027,7 @@ CheckName = Annotated[
 ]
 Name = Annotated[str, pattern("a name", r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", f"write {NAME_ADVICE}")]
 Needed = Annotated[int, whole("a sum of weights", 1, 100_000)]
+Network = Annotated[IPv4Network | IPv6Network, _network]
 Nodes = Annotated[int, whole("a number of nodes", 1, 63)]
 PacketRate = Annotated[int, whole("a number of packets a second", 0, 1_000_000)]
 OtherNodes = Annotated[int, whole("a number of nodes", 0, 63)]

@@ -19,6 +19,7 @@ from anycast.core.health.phase import Phase
 from anycast.core.state import (
     CHANGING,
     CONTESTED,
+    DISCARDS,
     IN_A_ROW,
     IN_VAIN,
     LEFT_ALONE,
@@ -40,6 +41,7 @@ from anycast.core.state import (
 )
 from anycast.core.values.configuration import Address, Protocol, Service, Target, Vip
 from anycast.core.values.persistent import PersistentMap, changed
+from anycast.core.values.route import Prefix
 from anycast.core.vip.decide import ServiceFacts
 from anycast.core.vip.facts import service_facts
 
@@ -125,6 +127,7 @@ def _with_desired(before: State, state: State, keys: Iterable[ipvs.Key]) -> Stat
         timeouts=state.config.timeouts,
         sync=state.config.connection_sync,
         sync_owned=state.owned.sync,
+        discards=_wanted_discards(state, known.discards),
     )
     same = table is known.table and replace(desired, table=known.table) == known
     return state if same else replace(state, desired=desired)
@@ -148,6 +151,13 @@ def _addresses(state: State) -> frozenset[Address]:
     if not state.leaving or snapshot is None:
         return state.index.addresses
     return state.index.addresses | (frozenset(state.leaving) & snapshot.addresses)
+
+
+def _wanted_discards(state: State, known: frozenset[Prefix]) -> frozenset[Prefix]:
+    """Of wide prefixes that are configured, and of those that routers may have yet."""
+    leaving = {state.owned.wide[at] for at in state.leaving if at in state.owned.wide}
+    wanted = state.index.shared.keys() | leaving
+    return known if wanted == known else frozenset(wanted)
 
 
 def _wanted(
@@ -233,6 +243,8 @@ def aim(state: State, piece: Piece) -> object:
     desired = state.desired
     if piece == SYNC:
         return (desired.sync, desired.sync_owned)
+    if piece == DISCARDS:
+        return desired.discards
     if isinstance(piece, str):
         return (desired.sysctls, desired.timeouts)
     if isinstance(piece, ipvs.ServiceKey | ipvs.MarkKey):
@@ -243,6 +255,8 @@ def aim(state: State, piece: Piece) -> object:
 
 
 def _is_there(snapshot: Snapshot, piece: Piece) -> bool:
+    if piece == DISCARDS:
+        return bool(snapshot.discards)
     if isinstance(piece, str):
         return True
     if isinstance(piece, ipvs.ServiceKey | ipvs.MarkKey):
@@ -253,6 +267,8 @@ def _is_there(snapshot: Snapshot, piece: Piece) -> bool:
 def _is_held(state: State, snapshot: Snapshot, piece: Piece) -> bool:
     if piece == SYNC:
         return kernels.sync_is_held(snapshot, state.desired)
+    if piece == DISCARDS:
+        return kernels.discards_are_held(snapshot, state.desired)
     if isinstance(piece, str):
         return kernels.rest_is_held(snapshot, state.desired)
     if isinstance(piece, ipvs.ServiceKey | ipvs.MarkKey):
@@ -466,6 +482,17 @@ def _difference(state: State, snapshot: Snapshot, vip: Vip, address: Address) ->
     if address not in snapshot.addresses:
         where = f"{address} on {state.config.node.interface}"
         return Difference(text=f"{where} is missing", missing_address=where, piece=address)
+    if (prefix := state.index.wide.get(address)) is not None:
+        return _without_discard(snapshot, prefix)
+    return Difference()
+
+
+def _without_discard(snapshot: Snapshot, prefix: Prefix) -> Difference:
+    if snapshot.discards is None:
+        return Difference(text=f"the route that ends {prefix} has not been read yet", piece=DISCARDS)
+    if prefix not in snapshot.discards:
+        text = f"the unreachable route of {prefix} is missing: what comes for the rest of it would go round in a loop"
+        return Difference(text=text, piece=DISCARDS)
     return Difference()
 
 

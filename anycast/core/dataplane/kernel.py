@@ -14,6 +14,7 @@ from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.traffic import Received
 from anycast.core.values.configuration import Address, ConnectionSync, Timeouts
 from anycast.core.values.persistent import PersistentMap
+from anycast.core.values.route import Prefix
 
 # facts: IPVS creates connections from packets in mid-flow (sloppy_tcp), finds the flow an ICMP error belongs
 # to on a node that never saw the flow (schedule_icmp), and schedules a client anew whose SYN is sent again while its
@@ -88,6 +89,7 @@ class Snapshot:
     addresses: frozenset[Address]  # on the VIP interface
     sysctls: Mapping[str, str | None]  # None: could not be read
     plain: frozenset[Address] = frozenset()  # of the addresses: may be a source address, or end by themselves
+    discards: frozenset[Prefix] | None = None  # those of ours that are there; None: not looked for
     timeouts: Timeouts | None = None  # None: not read
     sync: Mapping[SyncRole, ConnectionSync] | None = None  # the daemons that run; None: not read
     sync_lost: bool = False
@@ -132,6 +134,7 @@ class Desired:
     timeouts: Timeouts | None = None  # None: whatever they are
     sync: ConnectionSync | None = None
     sync_owned: bool = False  # we may stop daemons that are not desired
+    discards: frozenset[Prefix] = frozenset()
 
     def may_remove(self, key: ipvs.Key) -> bool:
         return self.exclusive or self.is_ours(key)
@@ -163,6 +166,21 @@ class CorrectAddress:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoveAddress:
     address: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddDiscard:
+    """An unreachable route: what comes for the prefix, and for no VIP in it, ends here.
+
+    By the default route it would go back to the router, and come again until its time to live ends.
+    """
+
+    prefix: Prefix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveDiscard:
+    prefix: Prefix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +229,8 @@ KernelOp: TypeAlias = (
     | AddAddress
     | CorrectAddress
     | RemoveAddress
+    | AddDiscard
+    | RemoveDiscard
     | SetTimeouts
     | StartSync
     | StopSync
@@ -229,7 +249,7 @@ def touched(ops: Iterable[KernelOp]) -> frozenset[ipvs.Key]:
                 found.update(one.service for one in parts)
             case AddAddress() | CorrectAddress() | RemoveAddress():
                 pass
-            case SetSysctl() | SetTimeouts() | StartSync() | StopSync():
+            case SetSysctl() | SetTimeouts() | StartSync() | StopSync() | AddDiscard() | RemoveDiscard():
                 pass
             case _:
                 found.add(op.service)
@@ -243,6 +263,8 @@ def kind_of(op: KernelOp) -> str:
             return "sysctl"
         case AddAddress() | CorrectAddress() | RemoveAddress():
             return "address"
+        case AddDiscard() | RemoveDiscard():
+            return "route"
         case SetTimeouts():
             return "timeouts"
         case StartSync() | StopSync():
@@ -262,7 +284,7 @@ def keys_of(op: KernelOp) -> tuple[ipvs.Key, ...]:
     match op:
         case AddAddress() | CorrectAddress() | RemoveAddress():
             return ()
-        case SetSysctl() | SetTimeouts() | StartSync() | StopSync():
+        case SetSysctl() | SetTimeouts() | StartSync() | StopSync() | AddDiscard() | RemoveDiscard():
             return ()
         case ExpireDestinations(removals=parts) | ReorderDestinations(moves=parts):
             return tuple(one.service for one in parts)
@@ -270,7 +292,7 @@ def keys_of(op: KernelOp) -> tuple[ipvs.Key, ...]:
             return (op.service,)
 
 
-KINDS = ("address", "order", "server", "service", "sync", "sysctl", "timeouts")
+KINDS = ("address", "order", "route", "server", "service", "sync", "sysctl", "timeouts")
 
 
 class Failure(NamedTuple):
@@ -298,8 +320,10 @@ def diff_of(
     addresses: Iterable[Address] = (),
     rest: bool = True,
     sync: bool = True,
+    discards: bool = True,
 ) -> tuple[KernelOp, ...]:
-    """The same for these services and addresses alone. `rest`: and for sysctls and timeouts; `sync`: and for connection sync.
+    """The same for these services and addresses alone. `rest`: and for sysctls and timeouts; `sync`: and for connection sync;
+    `discards`: and for the routes of wide prefixes.
 
     Sysctls and services first, then the addresses that make packets reach them; an address goes before its
     services do.
@@ -318,6 +342,7 @@ def diff_of(
         ),
         *_removals(servers, desired),
         *(_sync(actual, desired) if sync else ()),
+        *(_discards(actual, desired) if discards else ()),
         *(AddAddress(address=at) for at in order if at in desired.addresses and at not in actual.addresses),
         *(CorrectAddress(address=at) for at in order if at in desired.addresses and at in actual.plain),
         *(
@@ -343,6 +368,10 @@ def rest_is_held(actual: Snapshot, desired: Desired) -> bool:
 
 def sync_is_held(actual: Snapshot, desired: Desired) -> bool:
     return not any(True for _ in _sync(actual, desired))
+
+
+def discards_are_held(actual: Snapshot, desired: Desired) -> bool:
+    return not any(True for _ in _discards(actual, desired))
 
 
 def is_held(actual: Snapshot, desired: Desired, key: ipvs.Key) -> bool:
@@ -393,6 +422,19 @@ def _sync(actual: Snapshot, desired: Desired) -> Iterator[KernelOp]:
             yield StartSync(role=role, sync=desired.sync)
 
 
+def _discards(actual: Snapshot, desired: Desired) -> Iterator[KernelOp]:
+    """What is there and not desired is ours all the same: a protocol number tells."""
+    there = actual.discards
+    if there is None or there == desired.discards:
+        return
+    yield from (AddDiscard(prefix=one) for one in _in_order(desired.discards - there))
+    yield from (RemoveDiscard(prefix=one) for one in _in_order(there - desired.discards))
+
+
+def _in_order(prefixes: Iterable[Prefix]) -> list[Prefix]:
+    return sorted(prefixes, key=lambda one: (one.version, int(one.network_address), one.prefixlen))
+
+
 def _address_order(address: Address) -> tuple[int, int]:
     return address.version, int(address)
 
@@ -409,6 +451,7 @@ def play(actual: Snapshot, ops: Iterable[KernelOp]) -> Snapshot:
     timeouts = actual.timeouts
     sync = None if actual.sync is None else dict(actual.sync)
     sync_lost = actual.sync_lost
+    discards = actual.discards
     table_ops: list[ipvs.IpvsOp] = []
     for op in ops:
         match op:
@@ -423,6 +466,10 @@ def play(actual: Snapshot, ops: Iterable[KernelOp]) -> Snapshot:
                 plain.discard(address)
                 went.add(address)
                 came.discard(address)
+            case AddDiscard(prefix=prefix):
+                discards = (discards or frozenset()) | {prefix}
+            case RemoveDiscard(prefix=prefix):
+                discards = (discards or frozenset()) - {prefix}
             case SetTimeouts():
                 timeouts = op.timeouts
             case StartSync():
@@ -439,6 +486,7 @@ def play(actual: Snapshot, ops: Iterable[KernelOp]) -> Snapshot:
         table=table,
         addresses=(actual.addresses | came) - went if came or went else actual.addresses,
         plain=actual.plain if len(plain) == len(actual.plain) else frozenset(plain),
+        discards=discards,
         sysctls=sysctls,
         timeouts=timeouts,
         sync=sync,

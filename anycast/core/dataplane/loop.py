@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from heapq import heapify, heappop
+from itertools import chain
 from typing import TypeAlias
 
 from anycast.core import kept, touched
@@ -21,6 +22,7 @@ from anycast.core.owned import rid
 from anycast.core.state import (
     CONTEST_ENDS,
     CONTESTED,
+    DISCARDS,
     REST,
     SYNC,
     Contest,
@@ -62,7 +64,10 @@ def reconfigured(state: State, now: float) -> KernelState:
     """The next reading follows the new interval. The last one, taken under the old interval, stays valid until then."""
     kernel, config = state.kernel, state.config
     snapshot = kernel.snapshot
-    unread = snapshot is not None and not state.index.sysctls.keys() <= snapshot.sysctls.keys()
+    unread = snapshot is not None and (
+        not state.index.sysctls.keys() <= snapshot.sysctls.keys()
+        or (snapshot.discards is None and _looks_for_discards(state))
+    )
     return replace(
         kernel,
         # A check that was changed starts again; until its first result its real server keeps its weight.
@@ -313,7 +318,12 @@ def drive(before: State, state: State, now: float) -> Step:
     if due:
         kernel = replace(kernel, busy=True)
         return replace(state, kernel=kernel), [
-            ReadKernel(sysctls=_to_read(state), ipvs=_ipvs(state), arriving=awaited(state))
+            ReadKernel(
+                sysctls=_to_read(state),
+                ipvs=_ipvs(state),
+                arriving=awaited(state),
+                discards=_looks_for_discards(state),
+            )
         ]
     return (state if kernel is state.kernel else replace(state, kernel=kernel)), []
 
@@ -398,17 +408,27 @@ def _addresses_with(state: State, key: ipvs.Key) -> tuple[Address, ...]:
 def _ops(state: State, snapshot: kernels.Snapshot, pieces: Iterable[Piece]) -> tuple[kernels.KernelOp, ...]:
     keys: list[ipvs.Key] = []
     addresses: list[Address] = []
-    rest = sync = False
+    rest = sync = discards = False
     for piece in pieces:
         if piece == SYNC:
             sync = True
+        elif piece == DISCARDS:
+            discards = True
         elif isinstance(piece, str):
             rest = True
         elif isinstance(piece, ipvs.ServiceKey | ipvs.MarkKey):
             keys.append(piece)
         else:
             addresses.append(piece)
-    return kernels.diff_of(snapshot, state.desired, keys=keys, addresses=addresses, rest=rest, sync=sync)
+    return kernels.diff_of(
+        snapshot,
+        state.desired,
+        keys=keys,
+        addresses=addresses,
+        rest=rest,
+        sync=sync,
+        discards=discards,
+    )
 
 
 def _program(
@@ -495,6 +515,9 @@ def _vips_at(state: State, pieces: Iterable[Piece]) -> list[str]:
     index = state.index
     names: set[str] = set()
     for piece in pieces:
+        if piece == DISCARDS:
+            names.update(chain.from_iterable(one.vips for one in index.shared.values()))
+            continue
         if isinstance(piece, str):
             return list(index.vips)
         if isinstance(piece, ipvs.ServiceKey | ipvs.MarkKey):
@@ -520,7 +543,7 @@ def _expire(
     )
     after = kernels.play(snapshot, (expire,))
     keys = dict.fromkeys(op.service for op in expire.removals)
-    ops = (expire, *kernels.diff_of(after, state.desired, keys=keys, rest=False, sync=False))
+    ops = (expire, *kernels.diff_of(after, state.desired, keys=keys, rest=False, sync=False, discards=False))
     # Of too many the rest goes with the next reading.
     expired = {(op.service, op.key): now for op in some} if ended <= kernels.MOST_ENDED else {}
     coming = kernels.play(snapshot, ops)
@@ -561,7 +584,19 @@ def _as_many_as_fit(
 
 
 def _program_of(state: State, ops: tuple[kernels.KernelOp, ...]) -> ProgramKernel:
-    return ProgramKernel(ops=ops, sysctls=_to_read(state), ipvs=_ipvs(state), arriving=awaited(state))
+    return ProgramKernel(
+        ops=ops,
+        sysctls=_to_read(state),
+        ipvs=_ipvs(state),
+        arriving=awaited(state),
+        discards=_looks_for_discards(state),
+    )
+
+
+def _looks_for_discards(state: State) -> bool:
+    """Where none is wanted the first reading alone looks, for what was left behind, and then until that is gone."""
+    snapshot = state.kernel.snapshot
+    return bool(state.index.shared or state.owned.wide or snapshot is None or snapshot.discards)
 
 
 def _ipvs(state: State) -> kernels.IpvsNeed:

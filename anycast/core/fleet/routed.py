@@ -31,7 +31,7 @@ def lacking(state: State, scope: str, fleet: Fleet) -> Iterator[str]:
         few: dict[str, int] = {}
         families = neighbor.families or {neighbor.address.version}
         for vip in (one for one in missed if export_of(neighbor.export, one.name) is not None):
-            for prefix in state.index.vips[vip.name].prefixes.values():
+            for prefix in dict.fromkeys(state.index.vips[vip.name].prefixes.values()):
                 if prefix.version not in families:
                     continue
                 at = view.at(state, neighbor, prefix)

@@ -339,6 +339,24 @@ class WhenUnhealthy(StrEnum):
     LAST_RESORT = "last_resort"  # the route stays, worse than any other
 
 
+class Needs(StrEnum):
+    """Which of the VIPs that announce a prefix together it needs."""
+
+    ANY = "any"
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announce:
+    """A prefix, wider than a host route, that is announced in the place of those of the VIP's addresses in it."""
+
+    prefix: Prefix
+    needs: Needs = Needs.ANY
+
+    def __str__(self) -> str:
+        return str(self.prefix) if self.needs is Needs.ANY else f"{self.prefix} needs {self.needs}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vip:
     """A virtual IP: one or more addresses that stand and fall together.
@@ -350,6 +368,7 @@ class Vip:
     addresses: tuple[Address, ...]
     services: tuple[Service, ...]  # by IPVS; none: this node serves all of it itself
     local: tuple[Local, ...] = ()  # by this node itself
+    announce: tuple[Announce, ...] = ()  # of addresses that are in none of these: their host routes
     role: Role = Role.PRIMARY
     med: int | None = None
     communities: tuple[str, ...] = ()  # "asn:value", both 16 bits

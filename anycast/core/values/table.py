@@ -9,6 +9,9 @@ from anycast.core.values.route import GRACEFUL_SHUTDOWN, Route
 PROTOCOL = 179
 """The kernel's number for routes that are ours. BIRD calls it `krt_source`; iproute2 has no name for it."""
 
+DISCARD_PROTOCOL = 178
+"""The same of the routes in the main table that end what comes for the rest of a wide prefix."""
+
 ANNOUNCED, LAST_RESORT = 10, 20
 
 

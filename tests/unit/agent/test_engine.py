@@ -73,8 +73,9 @@ class FakeKernel:
         alike: kernels.Desired | None = None,
         need: kernels.IpvsNeed = kernels.IpvsNeed.NEEDED,
         arriving: Mapping[str, tuple[Address, ...]] = MappingProxyType({}),
+        discards: bool = False,
     ) -> kernels.Snapshot:
-        del alike, need, arriving
+        del alike, need, arriving, discards
         self.readings += 1
         self.asked.append(None if only is None else frozenset(only))
         if self.hanging:

@@ -9,8 +9,8 @@ import pytest
 from anycast.config.load import loads
 from anycast.config.problem import ConfigError
 from anycast.core.preference import Routers
+from anycast.core.prefixes import host_route
 from anycast.core.rendering import differing, digest, sessions, setups, table_digest
-from anycast.core.state import prefix_of
 from anycast.core.values.configuration import Config
 from anycast.render.bird import bird_conf
 
@@ -31,7 +31,7 @@ def config(**parts: str) -> Config:
 def communities(one: Config) -> tuple[str, ...]:
     vip = one.vips[0]
     address = vip.addresses[0]
-    route = Routers(one.bgp).route(vip, prefix_of(address), drain=False)
+    route = Routers(one.bgp).route(vip, host_route(address), drain=False)
     assert route is not None
     return route.large_communities
 

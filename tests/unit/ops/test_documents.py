@@ -23,7 +23,7 @@ from anycast.core.dataplane.ipvs import Connections, Destination
 from anycast.core.dataplane.kernel import Snapshot
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance, Stage
-from anycast.core.state import prefix_of
+from anycast.core.prefixes import host_route
 from anycast.core.values.configuration import Check, Config, HoldDown, Local, Protocol, TcpCheck, Vip
 from anycast.core.values.persistent import PersistentMap
 from anycast.core.values.report import FailedRoute, NeighborState
@@ -100,7 +100,7 @@ def unread(node: Node) -> None:
 
 
 def refused(node: Node) -> None:
-    prefix = prefix_of(CONFIG.vips[0].addresses[0])
+    prefix = host_route(CONFIG.vips[0].addresses[0])
     node.report(announced=(), failed=(FailedRoute(prefix=prefix, why="no next hop"),), errors=2)
 
 

@@ -12,7 +12,7 @@ from anycast.core import events as ev
 from anycast.core.dataplane.loop import GOOD_FOR
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
-from anycast.core.state import prefix_of
+from anycast.core.prefixes import host_route
 from anycast.core.values.configuration import Check, HoldDown, TcpCheck
 from anycast.core.values.moment import iso
 from anycast.core.values.report import (
@@ -91,7 +91,7 @@ def test_a_vip_that_is_held_after_crashes_says_for_how_long_and_that_it_is_start
 def test_a_vip_is_announced_when_every_prefix_is_acknowledged_and_not_before() -> None:
     node = healthy()
     assert web(node)["announced"]
-    prefixes = [prefix_of(address) for address in CONFIG.vips[0].addresses]
+    prefixes = [host_route(address) for address in CONFIG.vips[0].addresses]
     node.report(pending=(prefixes[1],))
     found = web(node)
     assert not found["announced"]
@@ -104,7 +104,7 @@ def test_a_vip_is_announced_when_every_prefix_is_acknowledged_and_not_before() -
 
 def test_a_healthy_vip_that_no_router_hears_says_what_is_in_the_way() -> None:
     node = healthy()
-    v4, v6 = (prefix_of(address) for address in CONFIG.vips[0].addresses)
+    v4, v6 = (host_route(address) for address in CONFIG.vips[0].addresses)
     assert web(node)["obstacle"] == ""
     node.report(pending=(v6,))
     assert web(node)["obstacle"] == f"{v6} waits for ExaBGP to acknowledge it"
@@ -129,7 +129,7 @@ def test_the_log_of_a_repair_says_what_was_found() -> None:
 
 def test_two_plugins_may_carry_a_vip_between_them() -> None:
     node = healthy()
-    v4, v6 = (prefix_of(address) for address in CONFIG.vips[0].addresses)
+    v4, v6 = (host_route(address) for address in CONFIG.vips[0].addresses)
     node.report(1, announced=(v4,))
     assert not web(node)["announced"]
     node.report(2, announced=(v6,))
@@ -473,7 +473,7 @@ def test_a_node_without_a_bgp_session_is_not_ready() -> None:
 
 def test_a_node_whose_route_was_refused_is_not_ready() -> None:
     node = healthy()
-    prefix = prefix_of(CONFIG.vips[0].addresses[0])
+    prefix = host_route(CONFIG.vips[0].addresses[0])
     node.report(failed=(FailedRoute(prefix=prefix, why="ExaBGP refused it"),))
     assert readiness(node.state, node.now) == ("route 192.0.2.1/32 is not announced: ExaBGP refused it",)
 
@@ -521,10 +521,10 @@ INSTANTS = st.floats(-1e9, 1e9)  # the lease protocol lets finite numbers throug
 REPORTS = st.builds(
     Report,
     seq=st.integers(0, 20),
-    announced=st.sampled_from([frozenset(), frozenset(map(prefix_of, CONFIG.vips[0].addresses))]),
-    pending=st.sampled_from([frozenset(), frozenset(map(prefix_of, CONFIG.vips[1].addresses))]),
+    announced=st.sampled_from([frozenset(), frozenset(map(host_route, CONFIG.vips[0].addresses))]),
+    pending=st.sampled_from([frozenset(), frozenset(map(host_route, CONFIG.vips[1].addresses))]),
     failed=st.lists(
-        st.builds(FailedRoute, prefix=st.just(prefix_of(CONFIG.vips[0].addresses[0])), why=st.text()),
+        st.builds(FailedRoute, prefix=st.just(host_route(CONFIG.vips[0].addresses[0])), why=st.text()),
         max_size=1,
     ).map(tuple),
     neighbors=st.lists(
@@ -554,7 +554,7 @@ _ONE_VIEW = st.builds(
 )
 _SIGHTS = st.builds(
     Sight,
-    prefix=st.sampled_from([prefix_of(a) for one in CONFIG.vips for a in one.addresses]),
+    prefix=st.sampled_from([host_route(a) for one in CONFIG.vips for a in one.addresses]),
     mine=st.none() | INSTANTS,
     missing=st.none() | INSTANTS,
     others=st.integers(0, 3),

@@ -11,7 +11,7 @@ from anycast.cli.nagios import report
 from anycast.cli.overview import is_wrong
 from anycast.cli.text import status as spelt
 from anycast.core import events as ev
-from anycast.core.state import prefix_of
+from anycast.core.prefixes import host_route
 from anycast.core.values.configuration import Config
 from anycast.core.values.sight import RouterView, Sight, ViewChange
 from anycast.core.values.software import Daemon, Software
@@ -22,7 +22,7 @@ from tests.unit.ops.test_metrics import scrape
 from tests.unit.ops.test_page import rendered
 from tests.unit.ops.test_status import status
 
-V4, V6 = (prefix_of(address) for address in CONFIG.vips[0].addresses)
+V4, V6 = (host_route(address) for address in CONFIG.vips[0].addresses)
 
 
 def viewed(daemon: Daemon = Daemon.FRR) -> Config:

@@ -13,7 +13,7 @@ from anycast.core import events as ev
 from anycast.core.health.phase import Fault, Health, Outcome, Phase, Result
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import FILE, NODE, STOP, Maintenance
-from anycast.core.state import prefix_of
+from anycast.core.prefixes import host_route
 from anycast.core.values.configuration import (
     Check,
     Config,
@@ -226,7 +226,7 @@ def test_behind_maintenance_the_next_obstacle_is_told() -> None:
 
 def test_a_healthy_vip_that_no_router_hears_says_what_is_in_the_way() -> None:
     node = healthy()
-    v4, v6 = (prefix_of(address) for address in CONFIG.vips[0].addresses)
+    v4, v6 = (host_route(address) for address in CONFIG.vips[0].addresses)
     node.report(announced=(v4,), failed=(FailedRoute(prefix=v6, why="no next hop"),))
     found = explained(node)
     assert (
