@@ -33,6 +33,7 @@ from anycast.core.values.moment import iso
 from anycast.core.vip.facts import would_fall
 from anycast.core.vip.room import too_full
 from anycast.ops import status
+from anycast.ops.shared import of_maintenance
 
 MAX_REASON = 200  # characters
 NAMED = 5  # services that a refusal names
@@ -216,6 +217,7 @@ def _set(
             for vip in state.config.vips
             if fields["scope"] in (NODE, vip.name)
         ],
+        "shared": list(of_maintenance(state, fields["scope"])) if on else [],
         "maintenance": entries(state),
     }
 

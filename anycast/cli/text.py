@@ -572,6 +572,7 @@ def maintenance_set(answer: Mapping[str, Any]) -> str:
     if answer["on"] and any(vip["advertise"] == "drain" for vip in answer["vips"]):
         lines.append(f"draining: announced as the last resort for {answer['drain_s']:g} s, then withdrawn")
     lines += [f"  {vip['name']}: advertise {vip['advertise']}, {vip['reason']}" for vip in answer["vips"]]
+    lines += [_of_shared(answer["scope"], one) for one in answer.get("shared", ())]
     if answer["on"]:
         lines += [_end_of(one) for one in answer["maintenance"] if _is_of(one, answer) and one["ends"]]
     else:
@@ -581,6 +582,14 @@ def maintenance_set(answer: Mapping[str, Any]) -> str:
     elif answer["saved"] and answer["on"]:
         lines.append("saved: it survives a restart of the agent")
     return "".join(f"{printable(line)}\n" for line in lines)
+
+
+def _of_shared(name: str, one: Mapping[str, Any]) -> str:
+    """What becomes of a prefix that the VIP shares with others."""
+    others = ", ".join(one["vips"])
+    if one["stays"]:
+        return f"{one['prefix']} stays announced, for {others}: packets for {name} go on coming to this node"
+    return f"{one['prefix']} goes with it, and {others} with that"
 
 
 def _is_of(entry: Mapping[str, Any], answer: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ Where a thing has lasted for a time, `since` is the wall-clock start in ISO 8601
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol, assert_never
@@ -44,6 +44,7 @@ from anycast.core.vip.facts import connections_of, furthest, held_for, is_at_res
 from anycast.core.vip.requirements import Requirement
 from anycast.ops.fleet_view import fleet_status
 from anycast.ops.servers import Look, Row, Seen, rows, seen, sees_answers
+from anycast.ops.shared import InCommon, in_common
 from anycast.ops.source import TOUCH_FILE
 from anycast.ops.strain import Overload
 from anycast.ops.traffic import NO_RATES, Rates, Traffic, keys_of
@@ -144,6 +145,7 @@ class Routing:
     silence: Silence | None  # of an ExaBGP that does not answer; None: each answers
     table: bool = False  # the routes stand in a table of the kernel, which a daemon learns
     unseen: str = ""  # why it is not known which sessions that daemon has
+    shared: Mapping[Prefix, InCommon] = field(default_factory=dict)  # prefixes of several VIPs
 
     def sessions_of(self, vip: Vip, version: int) -> tuple[NeighborState, ...]:
         """Those that carry an address of the VIP to a router that gets it."""
@@ -616,6 +618,7 @@ def routing(state: State, now: float) -> Routing:
         silence=_silence(state, now),
         table=state.config.speaker.is_table,
         unseen=next((one.unseen for one in answering if one.speaker and one.unseen), ""),
+        shared=in_common(state),
     )
 
 
@@ -684,6 +687,8 @@ def _obstacle_text(routes: Routing, vip: Vip, prefix: PrefixStatus) -> str:
         case Obstacle.NOT_ACKNOWLEDGED:
             return f"{prefix.prefix} waits for {'the kernel to have' if routes.table else 'ExaBGP to acknowledge'} it"
         case Obstacle.NOT_IN_LEASE:
+            if (one := routes.shared.get(prefix.prefix)) is not None:
+                return f"{prefix.prefix} is not announced: {one.text}"
             return f"{prefix.prefix} waits for kernel and servers"
         case None:
             return ""
@@ -740,6 +745,7 @@ def vip_status(
                 "sessions_up": prefix.sessions_up,
                 "sessions": len(prefix.sessions),
                 "obstacle": prefix.obstacle,
+                "shared": None if (one := routes.shared.get(prefix.prefix)) is None else one.body,
                 "routers": _routers(state, vip, prefix.prefix, clock),
             }
             for prefix in each

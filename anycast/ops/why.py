@@ -507,6 +507,7 @@ def _lease(case: _Case) -> Link:
             attributes = "in it as the last resort (GRACEFUL_SHUTDOWN)"
         elif route is not None and case.vip.role is Role.BACKUP:
             attributes = f"in it as a backup ({spelt(route)}): clients come while no primary announces it"
+        attributes += _in_common(case, one.prefix, announced=route is not None)
         items.append(
             Item(
                 holds=route is not None,
@@ -521,6 +522,16 @@ def _lease(case: _Case) -> Link:
         text=f"number {lease.seq}, sent {ago:.1f} s ago, good for {lease.ttl:g} s",
         items=tuple(items),
     )
+
+
+def _in_common(case: _Case, prefix: Prefix, *, announced: bool) -> str:
+    one = case.routes.shared.get(prefix)
+    if one is None:
+        return ""
+    if not announced:
+        return f": {one.text}"
+    mine = "" if case.vip.name in one.held_by or not one.against else ", whatever becomes of this one"
+    return f", by {one.needs} of {one.vips} VIPs: {', '.join(one.held_by)}{mine}"
 
 
 def _exabgp(case: _Case) -> Link:
