@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_address
+from ipaddress import ip_network
 
+from anycast.core.prefixes import host_route, prefixes_of
 from anycast.core.values.configuration import Config
 from anycast.doctor.facts import Beside, SpeakersTable
 from anycast.doctor.finding import Code, Finding, Severity, some
@@ -90,12 +91,13 @@ def _frozen(found: Beside) -> Iterator[Finding]:
 
 
 def _file_routes(found: Beside, config: Config | None) -> Iterator[Finding]:
-    vips = (
-        {address: vip.name for vip in config.vips for address in vip.addresses} if config is not None else {}
-    )
+    every = config.vips if config is not None else ()
+    vips = {
+        prefix: vip.name for vip in every for prefix in (*map(host_route, vip.addresses), *prefixes_of(vip))
+    }
     for route in found.routes:
         try:
-            name = vips.get(ip_address(route.address))
+            name = vips.get(ip_network(route.address, strict=False))
         except ValueError:
             continue
         if name is not None:

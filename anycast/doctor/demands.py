@@ -22,6 +22,7 @@ from anycast.core.values.configuration import (
     Vip,
 )
 from anycast.doctor.facts import conf
+from anycast.doctor.wide import of_the_rest
 
 FORWARDING6 = "net.ipv6.conf.all.forwarding"
 CONNTRACK = "net.ipv4.vs.conntrack"
@@ -150,7 +151,7 @@ def addresses_to_reach(config: Config | None) -> frozenset[Address]:
     if config is None:
         return frozenset()
     servers = {way.address for way in ways(config)}
-    return frozenset(servers | {*routers(config)})
+    return frozenset(servers | {*routers(config)} | {*of_the_rest(config).values()})
 
 
 def routers(config: Config) -> tuple[Address, ...]:

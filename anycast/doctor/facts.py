@@ -100,7 +100,7 @@ class Unread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRoute:
-    """A route to one address in the configuration of an ExaBGP that runs. `where`: file and line."""
+    """A route in the configuration of an ExaBGP that runs: to an address, or a prefix. `where`: file and line."""
 
     where: str
     address: str

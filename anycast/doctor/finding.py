@@ -86,6 +86,7 @@ class Code(StrEnum):
     NEXT_HOP_MISSING = "next_hop_missing"
     NEXT_HOP_OFF_LINK = "next_hop_off_link"
     PREFIXES = "prefixes"
+    WIDE_PREFIX = "wide_prefix"
     NO_ROUTE = "no_route"
     VRF_ROUTE = "vrf_route"
     DR_BEHIND_ROUTER = "dr_behind_router"

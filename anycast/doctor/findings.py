@@ -51,6 +51,7 @@ from anycast.doctor.served_here import served_here
 from anycast.doctor.sources import accept_ra, advertised_routes, reverse_path6, source_addresses
 from anycast.doctor.sync import synced
 from anycast.doctor.table import load_factors, table
+from anycast.doctor.wide import rest_of_prefixes
 
 _MANY_SERVERS = 1000
 _BGP_PORT = 179
@@ -99,9 +100,10 @@ def findings(facts: Facts, config: Config | None, *, connections: int | None = N
         source_addresses(facts, config),
         advertised_routes(facts, config),
         managers(facts, config),
-        foreign_routes(facts),
+        foreign_routes(facts, config),
         next_hops(facts, config),
         prefixes(config),
+        rest_of_prefixes(facts, config),
         reachability(facts, config),
         tunnels(facts, config),
         _sync(facts, config),

@@ -38,9 +38,11 @@ def managers(facts: Facts, config: Config | None) -> Iterator[Finding]:
         )
 
 
-def foreign_routes(facts: Facts) -> Iterator[Finding]:
+def foreign_routes(facts: Facts, config: Config | None = None) -> Iterator[Finding]:
     """What networkd takes away of a routing daemon beside it, which then goes on as if it were there."""
     networkd, daemons = facts.managers.networkd, sorted(ROUTING & facts.programs)
+    if config is not None and any(vip.announce for vip in config.vips):
+        daemons.append("the agent, which puts them back within timing.reconcile,")
     uplinks = [one for one in networkd.links if one.interface != "lo"] if networkd is not None else []
     if networkd is None or not daemons or not uplinks:
         return

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from anycast.core.dataplane.kernel import SetSysctl
+from anycast.core.prefixes import prefixes_of
 from anycast.core.values.configuration import Address, Bgp, Config, Forwarding, Neighbor, Prefix, TunnelType
 from anycast.doctor.demands import overhead, vips, ways
 from anycast.doctor.facts import Facts, Interface, InterfaceAddress, Route, conf
@@ -238,7 +239,7 @@ def prefixes(config: Config | None) -> Iterator[Finding]:
     """How many routes this node may announce: what it cannot know is how many a router takes."""
     if config is None:
         return
-    counts = Counter(address.version for _, address in vips(config))
+    counts = Counter(one.version for one in {each for vip in config.vips for each in prefixes_of(vip)})
     told = {
         family: f"{counts[family]:,} IPv{family} routes to {some(names)}"
         for family in (4, 6)

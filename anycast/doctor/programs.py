@@ -90,8 +90,8 @@ def _of_exabgp(words: list[str]) -> list[str]:
 def _routes(files: FilesBelow, path: str) -> Iterator[FileRoute]:
     for number, line in enumerate((files.text(path.lstrip("/")) or "").splitlines(), 1):
         for address, length in _ROUTE.findall(line.partition("#")[0]):
-            if length in ("", _HOST[6 if ":" in address else 4]):
-                yield FileRoute(where=f"{path}:{number}", address=address)
+            host = length in ("", _HOST[6 if ":" in address else 4])
+            yield FileRoute(where=f"{path}:{number}", address=address if host else f"{address}/{length}")
 
 
 def _set(files: FilesBelow, wanted: re.Pattern[str]) -> str | None:

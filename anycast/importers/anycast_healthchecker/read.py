@@ -13,6 +13,7 @@ from pathlib import Path
 from anycast.importers import names, numbers
 from anycast.importers.commands import line_of, words_of
 from anycast.importers.model import Keys, Place, Setup, Value, Vip, check
+from anycast.importers.networks import address_in
 from anycast.importers.report import Report, shown
 from anycast.importers.source import MOST_LINES, Files, SourceError, comments_above
 
@@ -147,13 +148,13 @@ def _service(name: str, parser: configparser.ConfigParser, lines: _Lines, report
         report.impossible(lines.of(name), "a % that begins nothing: the daemon would not start")
         return None
     place = lines.of(name)
-    address = _address(said.get("ip_prefix", ""), lines.of(name, "ip_prefix"), report)
+    found = _address(said.get("ip_prefix", ""), lines.of(name, "ip_prefix"), report)
     disabled = said["check_disabled"].lower() not in _FALSE
     if disabled and said["on_disabled"].lower() != "advertise":
         text = "check_disabled is true where nothing else is written, and then the daemon does not announce the prefix: the section is left out"
         lines.each(name, lambda at: report.no_effect(at, text))
         return None
-    if address is None:
+    if found is None:
         lines.each(name, lambda at: report.impossible(at, "left out with its section"))
         return None
     for option in said:
@@ -167,7 +168,10 @@ def _service(name: str, parser: configparser.ConfigParser, lines: _Lines, report
     else:
         require = (_check(said, name, lines, report),)
     report.carried(place, "a VIP that the node itself serves (local: true)")
-    settings = Keys((("local", True), ("require", require)))
+    address, announce = found
+    settings = Keys(
+        (("local", True), *(() if announce is None else (("announce", announce),)), ("require", require))
+    )
     return Vip(
         name=names.sanitized(name) or "local",
         addresses=(address,),
@@ -177,18 +181,16 @@ def _service(name: str, parser: configparser.ConfigParser, lines: _Lines, report
     )
 
 
-def _address(text: str, place: Place, report: Report) -> str | None:
+def _address(text: str, place: Place, report: Report) -> tuple[str, str | None] | None:
+    """The VIP's address, and the prefix that is announced in the place of its host route."""
     try:
         network = ipaddress.ip_network(text.strip())
     except ValueError:
         report.impossible(place, "ip_prefix: this is no prefix, and the daemon would not start")
         return None
     if network.num_addresses > 1:
-        report.impossible(
-            place, "ip_prefix: a whole network is not announced here, only addresses; the VIP is left out"
-        )
-        return None
-    return str(network.network_address)
+        return address_in(network, "ip_prefix", place, report), str(network)
+    return str(network.network_address), None
 
 
 def _option(name: str, option: str, said: Mapping[str, str], lines: _Lines, report: Report) -> None:

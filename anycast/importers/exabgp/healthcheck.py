@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from anycast.importers import names, numbers
 from anycast.importers.commands import line_of
 from anycast.importers.exabgp.language import listed
 from anycast.importers.exabgp.options import Option
 from anycast.importers.model import Keys, Place, Value, Vip, check
+from anycast.importers.networks import address_in
 from anycast.importers.report import Report
 from anycast.importers.services import places_address
 
@@ -114,16 +116,24 @@ def announced(
     require = _require(asked, place, report)
     ips = _addresses(asked, report)
     name = names.sanitized(asked.name) or names.sanitized(process) or "local"
-    by_metric: dict[int, list[tuple[str, Place]]] = {}
+    by_metric: dict[int, list[_Ip]] = {}
     for n, one in enumerate(ips):
         by_metric.setdefault(asked.metric + n * asked.increase, []).append(one)
     vips = tuple(
         Vip(
             name=name,
-            addresses=tuple(dict.fromkeys(address for address, _ in some)),
-            settings=Keys((("local", True), *asked.settings.items(), ("med", metric), ("require", require))),
+            addresses=tuple(dict.fromkeys(one.address for one in some)),
+            settings=Keys(
+                (
+                    ("local", True),
+                    *_announce(some),
+                    *asked.settings.items(),
+                    ("med", metric),
+                    ("require", require),
+                )
+            ),
             comment=comment,
-            place=some[0][1],
+            place=some[0].place,
         )
         for metric, some in by_metric.items()
     )
@@ -222,9 +232,23 @@ def _take(option: Option, asked: _Asked, report: Report) -> None:
         report.different(place, f"{shown}: {_MEANS.get(name, 'nothing of the kind is needed here')}")
 
 
-def _addresses(asked: _Asked, report: Report) -> list[tuple[str, Place]]:
+class _Ip(NamedTuple):
+    """`prefix`: that is announced in the place of the address's host route; empty: none is."""
+
+    address: str
+    place: Place
+    prefix: str = ""
+
+
+def _announce(some: Sequence[_Ip]) -> Iterator[tuple[str, Value]]:
+    prefixes = tuple(dict.fromkeys(one.prefix for one in some if one.prefix))
+    if prefixes:
+        yield "announce", prefixes if len(prefixes) > 1 else prefixes[0]
+
+
+def _addresses(asked: _Asked, report: Report) -> list[_Ip]:
     """In the order in which they get their MED."""
-    found: list[tuple[str, Place]] = []
+    found: list[_Ip] = []
     for text, place in asked.ips:
         try:
             network = ipaddress.ip_network(text)
@@ -233,12 +257,12 @@ def _addresses(asked: _Asked, report: Report) -> list[tuple[str, Place]]:
             continue
         if network.num_addresses == 1:
             report.carried(place, "--ip: an address of a VIP, which the node itself serves (local: true)")
-            found.append((str(network.network_address), place))
+            found.append(_Ip(str(network.network_address), place))
         elif asked.deaggregate and network.num_addresses <= _MOST_OF_NETWORK:
-            found += [(str(address), place) for address in network]
+            found += [_Ip(str(address), place) for address in network]
             report.carried(place, "--ip: its addresses, each of which the node itself serves (local: true)")
         else:
-            report.impossible(place, "--ip: a whole network is not announced here, only addresses")
+            found.append(_Ip(address_in(network, "--ip", place, report), place, str(network)))
     start = asked.start % len(found) if found else 0
     return found[start:] + found[:start]
 
