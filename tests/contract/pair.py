@@ -40,9 +40,10 @@ def config(
     bfd: str = "false",
     name: str = "lb1.x-y_z",
     vips: str = VIPS,
+    announce: str = "",
     view: str = "",
 ) -> Config:
-    """A node with a session of each family, the one with a password. `view`: the software of a router that sends back."""
+    """A node with a session of each family, the one with a password. `announce`: prefixes around the VIPs. `view`: the software of a router that sends back."""
     text = f"""
 node: {{name: {name}, runtime_dir: {folder}, exabgp_user: root}}
 bgp:
@@ -57,6 +58,7 @@ bgp:
 vips:
   web:
     addresses: [{", ".join(f'"{one}"' for one in vips.split(", "))}]
+    announce: [{", ".join(f'"{one}"' for one in announce.split(", ") if one)}]
     communities: ["{COMMUNITY}"]
     port: 80
     servers: [{{name: a, addresses: [10.9.2.1, "fd00:9::1"]}}]
@@ -107,6 +109,7 @@ def pair(
     bfd: str = "false",
     switch: bool = False,
     vips: str = VIPS,
+    announce: str = "",
     change: tuple[str, str] = ("", ""),
     runs: Runs | None = None,
     view: bool = False,
@@ -119,7 +122,14 @@ def pair(
     with contextlib.ExitStack() as undo:
         folder = undo.enter_context(bgp.open_folder())
         places = undo.enter_context(bgp.places(switch=switch))
-        one = config(folder, ibgp=ibgp, bfd=bfd, vips=vips, view=software.name if view else "")
+        one = config(
+            folder,
+            ibgp=ibgp,
+            bfd=bfd,
+            vips=vips,
+            announce=announce,
+            view=software.name if view else "",
+        )
         table = RouteWatch(RouteTable([str(V4), str(V6)], {}, places.router))
         undo.callback(table.close)
         files = folder / "router"

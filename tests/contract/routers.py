@@ -262,7 +262,7 @@ class Bird(Software):
         return self.run("birdc", "-s", str(self.folder / "bird.ctl"), words)
 
     def paths(self, prefix: Prefix) -> Sequence[Way]:
-        text = self.ask(f"show route all for {prefix}")
+        text = self.ask(f"show route all {prefix}")
         return [
             Way(
                 local_pref=int(found[1])

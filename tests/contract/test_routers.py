@@ -124,6 +124,20 @@ def test_the_router_takes_the_vips_and_nothing_else_and_moves_away_from_a_draini
 
 
 @each
+def test_a_prefix_around_the_vips_is_taken_and_no_part_of_it(software: type[Software]) -> None:
+    if software.missing():
+        pytest.skip(f"no {software.program} here")
+    wide = [ip_network("10.99.0.0/24"), ip_network("fd00:99::/48")]
+    others = [V4, V6, ip_network("10.99.0.0/25"), ip_network("10.98.0.0/15"), ip_network("fd00:99::/64")]
+    with pair(software, announce=", ".join(map(str, wide))) as one:
+        one.node.want(*(Route(prefix=prefix) for prefix in others))
+        one.node.want(*(Route(prefix=prefix) for prefix in (*others, *wide)))
+        for prefix in wide:
+            until(lambda prefix=prefix: one.router.path(prefix), f"{prefix} at the router")  # type: ignore[misc]
+        assert [one.router.paths(prefix) for prefix in others] == [[]] * len(others)
+
+
+@each
 def test_a_changed_filter_meets_the_standing_routes(software: type[Software]) -> None:
     if software.missing():
         pytest.skip(f"no {software.program} here")
