@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from anycast.agent import owned_file
 from anycast.core.dataplane import ipvs
 from anycast.core.owned import NOTHING, Owned, owned_by
+from anycast.core.values.configuration import Announce
 from tests.property.worlds import config, vip
 
 OWNED = owned_by(config(vip("web", 1, (1, 2, 3), mark=7, also=(3,)), vip("log", 2, (1, 2))))
@@ -39,6 +40,19 @@ def left(path: Path) -> tuple[Owned, list[str]]:
 
 def test_it_is_read_as_it_was_written(path: Path) -> None:
     assert left(path) == (OWNED, [])
+
+
+def test_what_addresses_are_announced_by_is_kept_and_a_file_of_an_earlier_release_has_nothing_of_it(
+    path: Path,
+) -> None:
+    announce = (Announce(prefix=ip_network("192.0.2.0/24")),)
+    owned = owned_by(config(replace(vip("web", 1, (1, 2)), announce=announce)))
+    assert owned.wide == {IPv4Address("192.0.2.1"): ip_network("192.0.2.0/24")}
+    owned_file.save(path, owned, "a boot")
+    assert left(path) == (owned, [])
+    assert owned.prefix_of(IPv4Address("192.0.2.1")) == ip_network("192.0.2.0/24")
+    owned_file.save(path, OWNED, "a boot")
+    assert "wide" not in json.loads(path.read_text())
 
 
 def test_no_lease_of_another_boot_stands(path: Path) -> None:

@@ -34,7 +34,7 @@ NEEDS = [
         "ab",
         "weighted",
     ),
-    *("nodes/lb1", "fleet", "http-host", "https-ca", "ports", "unnumbered"),
+    *("nodes/lb1", "fleet", "http-host", "https-ca", "ports", "unnumbered", "internet-dns"),
 ]
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
-from anycast.core.values.configuration import Forwarding
+from anycast.core.values.configuration import Announce, Forwarding
 from anycast.core.values.speaker import Speaker, SpeakerType
 from anycast.doctor.beside import speakers_table
 from anycast.doctor.facts import Beside, FileRoute, Interface, Route, SpeakersTable
@@ -146,6 +147,7 @@ class TestRoutesOfTheFile:
         proc.write("/etc/own.conf", CONF)
         assert proc.read().routes == (
             FileRoute(where="/etc/own.conf:5", address="192.0.2.1"),
+            FileRoute(where="/etc/own.conf:6", address="192.0.2.0/24"),
             FileRoute(where="/etc/own.conf:7", address="192.0.2.9"),
             FileRoute(where="/etc/own.conf:9", address="2001:db8::1"),
         )
@@ -162,6 +164,14 @@ class TestRoutesOfTheFile:
         assert [one.what for one in read_files(config(), proc.root).unread if "own" in one.what] == [
             "/etc/own.conf"
         ]
+
+    def test_one_of_a_prefix_that_a_vip_announces_is_one_of_the_vip(self) -> None:
+        routes = (FileRoute(where="/etc/own.conf:6", address="192.0.2.0/24"),)
+        facts = replace(GOOD, beside=Beside(routes=routes))
+        assert Code.STATIC_ROUTE not in codes(facts)
+        announce = (Announce(prefix=ip_network("192.0.2.0/24")),)
+        wide = replace(config(), vips=tuple(replace(vip, announce=announce) for vip in config().vips))
+        assert "192.0.2.0/24 (VIP web)" in found(facts, Code.STATIC_ROUTE, wide).text
 
     def test_those_that_are_vips_are_an_error_with_file_and_line(self) -> None:
         routes = tuple(
