@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_network
+from unittest.mock import patch
 
+from anycast.core import lease
 from anycast.core.dataplane.kernel import AddAddress, AddDiscard, KernelOp, RemoveDiscard
 from anycast.core.health.phase import Outcome
 from anycast.core.index import indexed
 from anycast.core.maintenance.stages import Stage
-from anycast.core.values.configuration import Announce, Needs, Vip
+from anycast.core.values.configuration import Announce, Needs, Quorum, Vip
 from anycast.core.values.route import GRACEFUL_SHUTDOWN, Prefix
 from anycast.core.vip.decide import Reason
 from tests.fakes import DRAIN, SETTLE, Node, addresses, route, vip
@@ -46,7 +48,7 @@ def test_one_route_is_announced_for_all_of_them_once_the_rest_of_it_ends_here() 
     assert node.routes == [NET]
     (first, *_) = node.programs
     assert first.index(AddDiscard(prefix=NET)) < first.index(AddAddress(address=addresses(1)[0]))
-    assert node.kernel.discards == {NET}
+    assert node.kernel.discards == frozenset({NET})
 
 
 def test_with_any_it_goes_with_the_last() -> None:
@@ -101,14 +103,14 @@ def test_one_that_is_removed_leaves_the_kernel_while_the_route_stays_for_the_oth
     assert node.routes == [NET]
     node.wait(5.0)
     assert addresses(1)[0] not in node.kernel.addresses
-    assert node.kernel.discards == {NET}
+    assert node.kernel.discards == frozenset({NET})
 
 
 def test_the_route_that_ends_the_rest_goes_once_the_prefix_is_withdrawn() -> None:
     node = up(*pair(), vip("web", number=9, servers=(1, 2)))
     node.reload(vip("web", number=9, servers=(1, 2)))
     assert node.routes == [route(9)]
-    assert node.kernel.discards == {NET}, "packets are under way"
+    assert node.kernel.discards == frozenset({NET}), "packets are under way"
     node.acknowledge()
     node.wait(SETTLE + 5.0)
     assert node.kernel.discards == frozenset()
@@ -119,7 +121,7 @@ def test_one_that_somebody_removes_is_put_back_and_the_route_stays() -> None:
     node = up(*pair())
     node.kernel = replace(node.kernel, discards=frozenset())
     node.wait(6.0)
-    assert node.kernel.discards == {NET}
+    assert node.kernel.discards == frozenset({NET})
     (drifted,) = node.events("kernel.drifted")
     assert drifted.fields["kinds"] == ["route"]
     assert node.routes == [NET]
@@ -137,7 +139,7 @@ def test_one_that_the_kernel_does_not_take_keeps_the_prefix_from_the_routers() -
     node = Refusing(*pair())
     node.checks(Outcome.OK)
     node.wait(30.0)
-    assert (node.reason("a"), node.routes) == (Reason.KERNEL_DIFFERS, [])
+    assert (node.reason("a"), node.routes) == (Reason.STARTING, [])
     assert "the unreachable route of 192.0.2.0/24 is missing" in node.state.differences["a"].text
 
 
@@ -162,3 +164,20 @@ def test_which_vips_a_prefix_is_announced_for() -> None:
     assert index.announcing(ip_network("192.0.2.0/25")) == ()
     same = indexed(config(a, b, vip("web", number=9)), index)
     assert same.shared is index.shared
+
+
+def test_an_event_of_one_of_many_that_share_a_prefix_counts_nothing_anew() -> None:
+    wide = ip_network("192.0.2.0/24")
+    many = [
+        replace(
+            vip(f"v{n}", number=n, servers=(n,), quorum=Quorum(low=1, high=1)),
+            announce=(Announce(prefix=wide),),
+        )
+        for n in range(1, 41)
+    ]
+    node = up(*many)
+    with patch.object(lease, "tally_of", side_effect=AssertionError("counted anew")):
+        with patch.object(lease, "_holding", wraps=lease._holding) as asked:
+            node.checks(Outcome.FAIL, 7)
+        assert {call.args[1].name for call in asked.call_args_list} == {"v7"}
+    assert node.state.lease.tallies[wide] == (1, 0, 0, 39)

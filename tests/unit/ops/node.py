@@ -180,7 +180,7 @@ class Node:
                     if isinstance(effect, ev.ProgramKernel) and not self.kernel_is_deaf:
                         self.kernel = kernels.play(self.kernel, effect.ops)
                     self.asked = effect.sysctls
-                    self.send(ev.KernelRead(snapshot=told(self.kernel, self.asked)))
+                    self.send(ev.KernelRead(snapshot=told(self.kernel, self.asked, discards=effect.discards)))
                 case _:
                     pass
 
