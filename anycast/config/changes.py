@@ -13,6 +13,7 @@ from anycast.analysis.routers import some
 from anycast.core.dataplane.members import server_port, versions
 from anycast.core.fleet.values import Capacity
 from anycast.core.hooks import Hook, Webhook
+from anycast.core.prefixes import is_host_route, prefixes_of
 from anycast.core.rendering import LEARN as LEARN_BIRD
 from anycast.core.rendering import OF_SESSION, differences, listed
 from anycast.core.rendering import RELOAD as RELOAD_EXABGP
@@ -263,9 +264,16 @@ def _attributes(old: model.Config, new: model.Config) -> Iterator[str]:
     if not (old.speaker.is_table and new.speaker.is_table):
         return
     before, after = ({route.prefix: route for route in listed(config)} for config in (old, new))
-    other = {one.network_address for one in before.keys() | after.keys() if before.get(one) != after.get(one)}
-    if names := [vip.name for vip in new.vips if not other.isdisjoint(vip.addresses)]:
+    other = {one for one in before.keys() | after.keys() if before.get(one) != after.get(one)}
+    known = {one for vip in old.vips for one in prefixes_of(vip)}
+    if names := [vip.name for vip in new.vips if any(map(_is_new_and_wide(known), prefixes_of(vip)))]:
+        yield f"the prefix of {some(names)}, wider than a host route: {_learn(new)}; until then not announced"
+    if names := [vip.name for vip in new.vips if not other.isdisjoint(prefixes_of(vip))]:
         yield f"attributes of {some(names)}: {_learn(new)}; until then announced with the old ones, or not at all"
+
+
+def _is_new_and_wide(known: Collection[model.Prefix]) -> Callable[[model.Prefix], bool]:
+    return lambda prefix: prefix not in known and not is_host_route(prefix)
 
 
 def _bgp(old: model.Config, new: model.Config) -> Iterator[str]:

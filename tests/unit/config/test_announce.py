@@ -152,3 +152,14 @@ def test_a_reload_says_what_is_announced_otherwise() -> None:
     assert [one for one in changes(before, after) if "announce" in one] == [
         "vip ns1: announce [] -> [192.0.2.0/24 needs all]"
     ]
+
+
+def test_a_daemon_that_learns_the_table_must_be_told_of_a_new_one() -> None:
+    speaker = f"speaker: kernel-table\n{BGP}"
+    before = config("address: 192.0.2.53", bgp=speaker)
+    after = config("address: 192.0.2.53, announce: 192.0.2.0/24", bgp=speaker)
+    (found,) = [one for one in changes(before, after) if "wider" in one]
+    assert found.startswith(
+        "the prefix of ns1, wider than a host route: waits for BIRD: `anycast render bird"
+    )
+    assert not [one for one in changes(after, before) if "wider" in one]

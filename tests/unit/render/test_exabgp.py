@@ -129,6 +129,11 @@ def test_every_vip_address_is_owned_once() -> None:
     ]
 
 
+def test_vips_that_share_a_prefix_own_it_once() -> None:
+    found = exabgp_conf(load(ROOT / "examples" / "internet-dns.yaml", hostname="lb1").config, command=COMMAND)
+    assert re.findall(r"--own (\S+)", found.replace(";", " ")) == ["192.0.2.0/24", "2001:db8:53::/48"]
+
+
 def test_nothing_that_lets_a_route_outlive_its_node_is_rendered() -> None:
     lines = bare(exabgp_conf(config(), command=COMMAND))
     assert not [line for line in lines if "graceful-restart" in line or "adj-rib-out false" in line]

@@ -337,6 +337,13 @@ def test_every_vip_is_accepted_by_its_full_length_and_no_shorter(name: str) -> N
 
 
 @each
+def test_vips_that_announce_a_prefix_around_them_are_accepted_by_that_alone(name: str) -> None:
+    text = rendered(name, load(ROOT / "examples" / "internet-dns.yaml", hostname="lb1").config)
+    assert set(re.findall(r"[0-9a-f:.]+/[0-9]+", text)) == {"192.0.2.0/24", "2001:db8:53::/48"}
+    assert text.count("192.0.2.0/24") == 1
+
+
+@each
 def test_a_session_carries_the_families_of_its_neighbor(name: str) -> None:
     both = rendered(name, with_neighbor(families=frozenset({4, 6})))
     one = rendered(name, with_neighbor(families=frozenset({4})))
