@@ -93,6 +93,8 @@ class Planner:
         wanted = self._lease.take(messages, now)
         if wanted is not None:
             self.log += self._prefixes.want(wanted.routes, wanted.owned, now, wanted.touched)
+            for prefix in self._prefixes.came:
+                self._view.looks_for(prefix)
             self._view.remark(wanted.mark)
 
     def stop(self, now: float) -> None:

@@ -494,3 +494,24 @@ def test_whatever_stands_in_an_update_is_read_without_an_error(message: Any) -> 
     text = json.dumps({"type": "update", "neighbor": {"address": {"peer": R}, "message": message}})
     found = codec.parse(text.encode())
     assert isinstance(found, codec.Update | codec.Other)
+
+
+def test_paths_of_a_prefix_that_is_wider_than_a_host_route_are_counted_and_no_others_of_its_length() -> None:
+    wide, other = ip_network("192.0.2.0/24"), ip_network("198.51.100.0/24")
+    node = Node(own=(wide,))
+    node.started()
+    node.up()
+    node.plan.line(
+        update((wide, "0.0.0.2"), (other, "0.0.0.3"), (ip_network("198.51.0.0/16"), "0.0.0.4"), mark=LB2),
+        node.now,
+    )
+    node.ended()
+    assert node.told(prefix=wide).others == 1
+    assert node.views[R].dropped == 2
+
+
+def test_those_of_one_that_a_lease_brings_are_counted_too() -> None:
+    wide = ip_network("192.0.2.0/23")
+    node = announcing(Route(prefix=wide))
+    node.plan.line(update((wide, "0.0.0.2"), mark=MINE), node.now)
+    assert node.told(prefix=wide).mine == node.now
