@@ -16,7 +16,7 @@ from anycast.core.fleet.values import Document, VipTold
 from anycast.core.state import State
 from anycast.core.values.fleet import Fleet
 from anycast.fleet.own import own
-from anycast.ops.fleet import standing
+from anycast.ops.fleet import standing_of
 
 
 async def hindered(state: State, scope: str, number: int | None, now: float) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ def _whole(heard: Heard) -> Document:
 
 def _as_known(state: State) -> Document:
     vips = {
-        name: VipTold(standing=standing(known.verdict), reason=str(known.verdict.reason))
+        name: VipTold(standing=standing_of(state, name), reason=str(known.verdict.reason))
         for name, known in state.vips.items()
     }
     return Document(node=state.config.node.name, version="", vips=vips)

@@ -35,6 +35,14 @@ def withdrawal(state: State, prefixes: Iterable[Prefix], now: float) -> Withdraw
     )
 
 
+def held_back(state: State, name: str) -> bool:
+    """Whether a prefix of the VIP is not announced though the VIP might be: others that share it are against it."""
+    known, routes = state.index.vips[name], state.lease.routes
+    if routes is None or not known.vip.announce:
+        return False
+    return any(one in state.index.shared and one not in routes for one in known.prefixes.values())
+
+
 def stayed(before: State, state: State, now: float) -> State:
     """With no withdrawal of prefixes that other VIPs hold: the lease that was to be without them has them yet."""
     if state.lease.seq == before.lease.seq or not state.index.shared:

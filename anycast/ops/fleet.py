@@ -15,10 +15,12 @@ from anycast.core.fleet import asking, codec
 from anycast.core.fleet.believe import believe
 from anycast.core.fleet.values import Document, VipStanding, VipTold
 from anycast.core.fleet.velocity import SOFT
+from anycast.core.lease import held_back
 from anycast.core.maintenance.stages import NODE_SCOPES
 from anycast.core.preference import rank
 from anycast.core.state import State, VipState, kernel_table
-from anycast.core.values.persistent import changed
+from anycast.core.values.persistent import PersistentMap, changed
+from anycast.core.values.route import Prefix, Route
 from anycast.core.vip.decide import Advertise, Verdict
 from anycast.core.vip.facts import furthest
 from anycast.ops import status
@@ -34,6 +36,13 @@ _STANDING = {
     Advertise.DRAIN: VipStanding.DRAINING,
     Advertise.NO: VipStanding.WITHDRAWN,
 }
+
+
+def standing_of(state: State, name: str) -> VipStanding:
+    """A VIP whose prefix other VIPs keep from the routers is out for the other nodes, whatever its own verdict."""
+    if name in state.index.vips and held_back(state, name):
+        return VipStanding.WITHDRAWN
+    return standing(state.vips[name].verdict)
 
 
 def standing(verdict: Verdict) -> VipStanding:
@@ -62,7 +71,7 @@ def document(source: Source, now: float) -> Document:
         synced=state.config.connection_sync is not None,
         hears=tuple(sorted(name for name, one in believed.items() if one.counts)),
         vips={
-            name: VipTold(standing=standing(state.vips[name].verdict), load=load)
+            name: VipTold(standing=standing_of(state, name), load=load)
             for name, load in carried.vips.items()
             if name in state.vips
         },
@@ -107,6 +116,17 @@ class _Ready:
 
 
 _SINCE, _READY = _Since(), _Ready()
+
+
+def _shared(before: State, state: State) -> set[str]:
+    """The VIPs whose prefix has come or gone with that of another."""
+    nothing: PersistentMap[Prefix, Route] = PersistentMap()
+    old, new = before.lease.routes or nothing, state.lease.routes or nothing
+    if not state.index.shared or old is new:
+        return set()
+    return {
+        name for one in changed(old, new) if one in state.index.shared for name in state.index.announcing(one)
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +187,7 @@ class Told:
             self._prints = {}
             tables = {key for vip in state.index.vips.values() for key in vip.services}
         else:
-            touched = set(changed(before.vips, state.vips))
+            touched = set(changed(before.vips, state.vips)) | _shared(before, state)
             tables = {
                 *changed(kernel_table(before), kernel_table(state)),
                 *changed(before.desired.table, state.desired.table),
@@ -211,7 +231,7 @@ class Told:
         text = "\n".join(sorted(lines)).encode()
         table = hashlib.blake2b(text, digest_size=_DIGEST).hexdigest() if whole and services else ""
         told = VipTold(
-            standing=standing(known.verdict),
+            standing=standing_of(state, name),
             reason=str(known.verdict.reason),
             table=table,
             rank=rank(state.index.vips[name].vip, state.config.bgp),

@@ -27,7 +27,7 @@ from anycast.core.fleet.headroom import (
 from anycast.core.fleet.values import Document, View, VipTold
 from anycast.core.preference import rank
 from anycast.core.values.fleet import Fleet
-from anycast.ops.fleet import document, standing
+from anycast.ops.fleet import document, standing_of
 
 if TYPE_CHECKING:
     from anycast.ops.source import Source
@@ -100,12 +100,12 @@ def carrying(source: Source, now: float) -> Document:
     own = document(source, now)
     vips = {
         vip.name: VipTold(
-            standing=standing(known.verdict),
+            standing=standing_of(state, vip.name),
             load=None if (named := own.vips.get(vip.name)) is None else named.load,
             rank=rank(vip, state.config.bgp),
         )
         for vip in state.config.vips
-        if (known := state.vips.get(vip.name)) is not None
+        if vip.name in state.vips
     }
     return replace(own, vips=vips)
 

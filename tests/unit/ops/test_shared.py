@@ -10,9 +10,11 @@ import pytest
 
 from anycast.cli import text
 from anycast.core import events as ev
+from anycast.core.fleet.values import VipStanding
 from anycast.core.maintenance.stages import Maintenance
 from anycast.core.values.configuration import Announce, Config, Needs
 from anycast.ops import status, why
+from anycast.ops.fleet import FRESH, Told
 from anycast.ops.shared import of_maintenance
 from tests.unit.ops.node import CONFIG, Node, healthy, vip
 
@@ -107,3 +109,18 @@ def test_with_any_nothing_is_said_where_nobody_else_holds_it() -> None:
     node = healthy(config(Needs.ANY))
     out(node, "mail")
     assert list(of_maintenance(node.state, "web")) == []
+
+
+def test_other_nodes_are_told_that_a_vip_is_out_whose_prefix_another_keeps_from_the_routers() -> None:
+    node = healthy(config(Needs.ALL))
+    told = Told(node)
+
+    def standings() -> dict[str, VipStanding]:
+        node.now += FRESH
+        return {name: one.standing for name, one in told.whole(node.now).vips.items()}
+
+    assert set(standings().values()) == {VipStanding.ANNOUNCED}
+    out(node, "web")
+    assert standings() == {"web": VipStanding.WITHDRAWN, "mail": VipStanding.WITHDRAWN}
+    node.send(ev.MaintenanceSet(scope="web", entry=None))
+    assert set(standings().values()) == {VipStanding.ANNOUNCED}
