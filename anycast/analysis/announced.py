@@ -82,7 +82,7 @@ def _differs(prefix: Prefix, one: Vip, other: Vip, bgp: Bgp) -> str:
         return "needs"
     if names := [name for name in _ALIKE if getattr(one, name) != getattr(other, name)]:
         return names[0]
-    for neighbor in bgp.neighbors:
+    for neighbor in (each for each in bgp.neighbors if each.export is not None):
         if export_of(neighbor.export, one.name) != export_of(neighbor.export, other.name):
             return f"what the neighbor {neighbor.address} gets (export)"
     return ""

@@ -18,6 +18,7 @@ from anycast.core.index import Index, indexed
 from anycast.core.lease import withdrawal
 from anycast.core.maintenance.stages import NODE_SCOPES, is_server
 from anycast.core.owned import Owned, joined, owned_by
+from anycast.core.shared import shared_by
 from anycast.core.state import (
     Difference,
     Leaving,
@@ -177,7 +178,7 @@ def in_slices(old: Config, new: Config, most: int) -> list[Config]:
     """Configurations that lead from `old` to `new`, which is the last of them.
 
     Each changes VIPs with about `most` real servers, so that a large reload is worked off in parts: what is dropped or
-    changed first, then what is new. VIPs between which an address or a mark moves are changed together.
+    changed first, then what is new. VIPs between which an address, a mark or a prefix moves are changed together.
     """
     before = {vip.name: vip for vip in old.vips}
     after = {vip.name: vip for vip in new.vips}
@@ -209,13 +210,18 @@ def _size(vip: Vip) -> int:
 
 
 def _entangled(before: Mapping[str, Vip], after: Mapping[str, Vip], names: Iterable[str]) -> set[str]:
-    """The VIPs between which an address or a mark moves."""
+    """The VIPs between which an address, a mark or a prefix moves."""
     owners = {place: vip.name for vip in before.values() for place in _places(vip)}
     found: set[str] = set()
     for name in names:
         for place in _places(after[name]) if name in after else ():
             if owners.get(place, name) != name:
                 found |= {name, owners[place]}
+    old, new = (shared_by(vips.values()) for vips in (before, after))
+    for prefix in old.keys() & new.keys():
+        members = set(old[prefix].vips), set(new[prefix].vips)
+        if members[0].isdisjoint(members[1]):
+            found |= members[0] | members[1]
     return found
 
 

@@ -13,6 +13,7 @@ import pytest
 from anycast.cli.main import main
 from anycast.config.load import loads
 from anycast.core.preference import Routers
+from anycast.core.prefixes import prefixes_of
 from anycast.core.values.route import Route
 from anycast.importers.importing import Source, finished
 from anycast.importers.model import Place
@@ -24,6 +25,7 @@ from tests.contract.bgp import NODE4, NODE6, NODE_AS, ROUTER4, ROUTER6, ROUTER_A
 pytestmark = [pytest.mark.bgp, pytest.mark.skipif(bool(bgp.missing()), reason=bgp.missing() or "")]
 
 V4, SECOND, V6 = VIPS4[0], VIPS4[1], VIPS6[0]
+WIDE = ip_network("10.98.7.0/24")
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def configuration(down: Path) -> str:
         f" hold-time 3;\n family {{\n  {family} unicast;\n }}\n api {{\n  processes [ hc ];\n }}\n}}\n"
         for router, node, family in ((ROUTER4, NODE4, "ipv4"), (ROUTER6, NODE6, "ipv6"))
     )
-    return f"process hc {{\n run {run} --ip {V4} --ip {SECOND} --ip {V6};\n encoder text;\n}}\n{neighbors}"
+    return f"process hc {{\n run {run} --ip {WIDE} --ip {V4} --ip {SECOND} --ip {V6};\n encoder text;\n}}\n{neighbors}"
 
 
 def attributes(path: dict[str, Any]) -> tuple[object, ...]:
@@ -68,7 +70,7 @@ def test_the_routes_are_those_of_healthcheck_and_go_with_its_check(site: Site, t
     before = Speaker(site.place, folder, text, [NODE4, NODE6], env={})
     try:
         site.router.wait_for(V4, SECOND, V6)
-        there = {prefix: attributes(site.router.path(prefix)) for prefix in (V4, SECOND, V6)}
+        there = {prefix: attributes(site.router.path(prefix)) for prefix in (WIDE, V4, SECOND, V6)}
         down.touch()
         site.router.wait_without(V4, SECOND, V6)
     finally:
@@ -82,14 +84,14 @@ def test_the_routes_are_those_of_healthcheck_and_go_with_its_check(site: Site, t
     routers = Routers(config.bgp)
     routes: list[Route] = []
     for vip in config.vips:
-        for address in vip.addresses:
-            route = routers.route(vip, ip_network(address), drain=False)
+        for prefix in prefixes_of(vip):
+            route = routers.route(vip, prefix, drain=False)
             assert route is not None
             routes.append(route)
-    with bgp.node(site, own=[V4, SECOND, V6]) as node:
+    with bgp.node(site, own=[WIDE, V4, SECOND, V6]) as node:
         node.want(*routes)
         node.router.wait_for(V4, SECOND, V6)
-        here = {prefix: attributes(node.router.path(prefix)) for prefix in (V4, SECOND, V6)}
+        here = {prefix: attributes(node.router.path(prefix)) for prefix in (WIDE, V4, SECOND, V6)}
     assert here == there
     file = tmp_path / "anycast.yaml"
     file.write_text(made)

@@ -73,6 +73,7 @@ _WITHOUT_CHECK = {
 # What a node can carry at all. Whether this machine does is measured when it begins (analysis/capacity.py).
 GUE_PORT = 6080  # IANA's
 MOST_ADDRESSES = 20_000
+MOST_ANNOUNCED = 64  # prefixes of a VIP
 MOST_COMMUNITIES = 128  # of each kind: a message has 4,096 bytes
 MOST_ENTRIES = 200_000
 MOST_PROBES = 400_000
@@ -195,6 +196,10 @@ class Vips(Assembler):
     ) -> tuple[model.Announce, ...]:
         """Those that are wider than a host route: each has an address of the VIP, and no address is in two."""
         found: list[model.Announce] = []
+        if len(vip.announce) > MOST_ANNOUNCED:
+            what = f"these are {len(vip.announce):,} prefixes"
+            self._say((*path, "announce"), what, f"write {MOST_ANNOUNCED} at most, and more VIPs")
+            return ()
         if not addresses or not self._whole((*path, "address"), (*path, "addresses")):
             return ()
         for n, one in enumerate(vip.announce):

@@ -351,7 +351,10 @@ def _address(version: int | None = None) -> Scalar:
 _LEAST = {4: 8, 6: 16}  # bits of a prefix: what is wider is no network of one's own
 
 
-@scalar(type="string", pattern=r"^[0-9A-Fa-f:.]+/[0-9]{1,3}$")
+_PREFIX = re.compile("[0-9A-Fa-f:.]+/[0-9]{1,3}")
+
+
+@scalar(type="string", pattern=f"^{_PREFIX.pattern}$")
 def _network(value: Any) -> IPv4Network | IPv6Network:
     do = "write one, as in 192.0.2.0/24 or 2001:db8:53::/48"
     if not isinstance(value, str):
@@ -359,6 +362,8 @@ def _network(value: Any) -> IPv4Network | IPv6Network:
     if "/" not in value:
         raise wrong(f"{shown(value)} has no length", do)
     try:
+        if not _PREFIX.fullmatch(value):
+            raise ValueError(value)
         network = ip_network(value, strict=False)
     except ValueError:
         raise unlike(value, "a prefix", do) from None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from ipaddress import ip_network
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from anycast.core.reload import in_slices
-from anycast.core.values.configuration import Config
+from anycast.core.values.configuration import Announce, Config, Vip
 from tests.fakes import Node, addresses, up, vip
 from tests.property.worlds import CONFIGS, config
 
@@ -81,3 +84,16 @@ def test_what_stays_is_not_moved_by_a_reload_in_parts() -> None:
         kept.append(len([one for one in node.routes if one.network_address == addresses(1)[0]]))
     assert set(kept) == {1}
     assert isinstance(node, Node)
+
+
+def test_vips_between_which_a_prefix_moves_are_changed_together_and_others_of_it_are_not() -> None:
+    def wide(number: int, prefix: str) -> Vip:
+        return replace(vip(f"v{number}", number=number), announce=(Announce(prefix=ip_network(prefix)),))
+
+    one, two, three = "192.0.2.0/28", "192.0.2.16/28", "192.0.2.32/28"
+    old = config(wide(1, one), wide(17, two), wide(18, two), wide(33, three))
+    # The first goes from v1 to v2. Of the second one VIP is left out, and of the third the VIP is another object.
+    new = config(wide(2, one), old.vips[1], wide(33, three))
+    first, *others = in_slices(old, new, 1)
+    assert {"v2", "v17", "v18", "v33"} == set(names(first))
+    assert len(others) == 2
