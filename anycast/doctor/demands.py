@@ -22,7 +22,7 @@ from anycast.core.values.configuration import (
     Vip,
 )
 from anycast.doctor.facts import conf
-from anycast.doctor.wide import of_the_rest
+from anycast.doctor.wide import FORWARDING, of_the_rest
 
 FORWARDING6 = "net.ipv6.conf.all.forwarding"
 CONNTRACK = "net.ipv4.vs.conntrack"
@@ -143,6 +143,7 @@ def sysctls_to_read(config: Config | None) -> frozenset[str]:
     }
     if config is not None:
         names.add(conf(config.node.interface, "disable_ipv6", family=6))
+        names.update(FORWARDING[prefix.version] for prefix in of_the_rest(config))
     return frozenset(names)
 
 

@@ -11,6 +11,9 @@ from anycast.core.values.table import DISCARD_PROTOCOL
 from anycast.doctor.facts import Facts
 from anycast.doctor.finding import Code, Finding, Severity
 
+FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
+"""A node that does not forward drops it."""
+
 
 def of_the_rest(config: Config) -> Mapping[Prefix, Address]:
     """An address of each wide prefix that is of no VIP; of one that has none, nothing."""
@@ -29,7 +32,7 @@ def rest_of_prefixes(facts: Facts, config: Config | None) -> Iterator[Finding]:
     """As the kernel was asked: what it would forward, and where to."""
     for prefix, address in of_the_rest(config).items() if config is not None else ():
         route = facts.routes.get(address)
-        if route is None or route.local:
+        if route is None or route.local or facts.number(FORWARDING[prefix.version]) == 0:
             continue  # it ends here, or was not asked for
         back = (
             ", so it comes back, and goes round until its time to live ends"

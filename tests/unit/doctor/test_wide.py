@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from anycast.core.values.configuration import Announce, Config
-from anycast.doctor.demands import addresses_to_reach
+from anycast.doctor.demands import addresses_to_reach, sysctls_to_read
 from anycast.doctor.facts import Route
 from anycast.doctor.finding import Code, Severity
 from anycast.doctor.wide import of_the_rest
@@ -50,3 +50,10 @@ def test_what_goes_back_to_the_router_is_an_error_with_the_command() -> None:
 def test_what_goes_to_a_link_does_not_come_back() -> None:
     facts = replace(GOOD, routes={**GOOD.routes, REST: Route(interface="lan0", mtu=1500)})
     assert "comes back" not in found(facts, Code.WIDE_PREFIX, announcing()).text
+
+
+def test_a_node_that_does_not_forward_drops_it() -> None:
+    routes = {**GOOD.routes, REST: Route(interface="up0", mtu=1500, gateway=ROUTER)}
+    facts = replace(GOOD, routes=routes, sysctls={**GOOD.sysctls, "net.ipv4.ip_forward": "0"})
+    assert Code.WIDE_PREFIX not in codes(facts, announcing())
+    assert "net.ipv4.ip_forward" in sysctls_to_read(announcing())
