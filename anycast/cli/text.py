@@ -219,7 +219,10 @@ def _at_level(cell: Cell, vip: Mapping[str, Any]) -> Cell:
 def _details(vip: Mapping[str, Any]) -> list[str]:
     role = "backup" if vip.get("role") == "backup" else ""  # an older agent has no roles
     last = "last resort" if vip.get("last_resort") else ""
-    return [text for text in (role, last, vip["detail"], vip["obstacle"]) if text]
+    stays = [
+        one["shared"]["stays"] for one in vip["prefixes"] if one.get("shared")
+    ]  # an older agent has none
+    return [text for text in (role, last, vip["detail"], vip["obstacle"], *stays) if text]
 
 
 _RECEIPTS = {

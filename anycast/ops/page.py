@@ -658,6 +658,9 @@ class _Page:
         )
         if found["obstacle"]:
             yield el("p", short(found["obstacle"]), class_="bad under")
+        for one in found["prefixes"]:
+            if one["shared"] and one["shared"]["stays"]:
+                yield el("p", short(one["shared"]["stays"]), class_="warn under")
         if absent := status.lacking(self.state, vip):
             named = ", ".join(absent[:NAMED])
             yield el("p", f"announced, and not at router {short(named)}", class_="bad under")

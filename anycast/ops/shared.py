@@ -31,13 +31,14 @@ class InCommon:
             return f"it needs all of {self.vips} VIPs, and {', '.join(self.against)} cannot be announced"
         return "no VIP of it can be announced"
 
-    @property
-    def body(self) -> dict[str, Any]:
+    def body(self, prefix: Prefix, *, stays: bool) -> dict[str, Any]:
+        """`stays`: it is announced, and not for this VIP."""
         return {
             "needs": str(self.needs),
             "vips": self.vips,
             "held_by": list(self.held_by),
             "against": list(self.against),
+            "stays": f"{prefix} stays announced, for {', '.join(self.held_by)}" if stays else "",
         }
 
 

@@ -745,7 +745,9 @@ def vip_status(
                 "sessions_up": prefix.sessions_up,
                 "sessions": len(prefix.sessions),
                 "obstacle": prefix.obstacle,
-                "shared": None if (one := routes.shared.get(prefix.prefix)) is None else one.body,
+                "shared": None
+                if (one := routes.shared.get(prefix.prefix)) is None
+                else one.body(prefix.prefix, stays=prefix.wanted and known.verdict.advertise is Advertise.NO),
                 "routers": _routers(state, vip, prefix.prefix, clock),
             }
             for prefix in each

@@ -50,7 +50,13 @@ def test_one_prefix_stands_once_and_tells_who_holds_it() -> None:
     node = healthy(config(Needs.ANY))
     (prefix,) = body(node, "web")["prefixes"]
     assert prefix["prefix"] == "192.0.2.0/24"
-    assert prefix["shared"] == {"needs": "any", "vips": 2, "held_by": ["web", "mail"], "against": []}
+    assert prefix["shared"] == {
+        "needs": "any",
+        "vips": 2,
+        "held_by": ["web", "mail"],
+        "against": [],
+        "stays": "",
+    }
     assert lease_of(node, "web") == "192.0.2.0/24: in it, by any of 2 VIPs: web, mail"
     (alone, *_) = body(healthy(), "web")["prefixes"]
     assert alone["shared"] is None
@@ -69,6 +75,8 @@ def test_with_any_a_vip_that_is_out_is_said_to_be_announced_for_the_other() -> N
         lease_of(node, "web") == "192.0.2.0/24: in it, by any of 2 VIPs: mail, whatever becomes of this one"
     )
     assert body(node, "mail")["obstacle"] == ""
+    document = status.document(node.state, now=node.now, wall=WALL, version="1.2.3", pid=42)
+    assert "192.0.2.0/24 stays announced, for mail" in text.status(document, colour=False)
 
 
 def test_with_all_a_vip_that_is_well_says_for_whom_it_waits() -> None:
