@@ -13,7 +13,8 @@ from anycast.core import events as ev
 from anycast.core.fleet.values import VipStanding
 from anycast.core.maintenance.stages import Maintenance
 from anycast.core.values.configuration import Announce, Config, Needs
-from anycast.ops import status, why
+from anycast.ops import page, status, why
+from anycast.ops.board import Boards
 from anycast.ops.fleet import FRESH, Told
 from anycast.ops.shared import of_maintenance
 from tests.unit.ops.node import CONFIG, Node, healthy, vip
@@ -77,6 +78,10 @@ def test_with_any_a_vip_that_is_out_is_said_to_be_announced_for_the_other() -> N
     assert body(node, "mail")["obstacle"] == ""
     document = status.document(node.state, now=node.now, wall=WALL, version="1.2.3", pid=42)
     assert "192.0.2.0/24 stays announced, for mail" in text.status(document, colour=False)
+    shown = page.page(
+        node, Boards().of(node.state), version="1.2.3", now=node.now, wall=WALL, asked=page.asked("", "", "")
+    )
+    assert "192.0.2.0/24 stays announced, for mail" in shown
 
 
 def test_with_all_a_vip_that_is_well_says_for_whom_it_waits() -> None:
