@@ -39,6 +39,7 @@ BEYOND_A_SCHEMA = {
     "Domain": "what is a domain name",
     "Expression": "what is a regular expression",
     "Listen": "what is an IPv6 address",
+    "Network": "what is a network",
     "PortSet": "names and ranges of ports",
     "RecordType": "which types of records there are",
     "Status": "which of two numbers is larger",
