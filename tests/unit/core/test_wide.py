@@ -129,10 +129,12 @@ def test_one_that_somebody_removes_is_put_back_and_the_route_stays() -> None:
 
 
 class Refusing(Node):
-    """A kernel that takes no route."""
+    """A kernel that takes no route, while it `refuses`."""
+
+    refuses = True
 
     def play(self, ops: Iterable[KernelOp]) -> None:
-        super().play(op for op in ops if not isinstance(op, AddDiscard))
+        super().play(op for op in ops if not (self.refuses and isinstance(op, AddDiscard)))
 
 
 def test_one_that_the_kernel_does_not_take_keeps_the_prefix_from_the_routers() -> None:
@@ -141,6 +143,12 @@ def test_one_that_the_kernel_does_not_take_keeps_the_prefix_from_the_routers() -
     node.wait(30.0)
     assert (node.reason("a"), node.routes) == (Reason.STARTING, [])
     assert "the unreachable route of 192.0.2.0/24 is missing" in node.state.differences["a"].text
+    node.refuses = False
+    node.wait(10.0)
+    assert node.routes == [NET]
+    node.refuses, node.kernel = True, replace(node.kernel, discards=frozenset())
+    node.wait(10.0)
+    assert (node.reason("a"), node.routes) == (Reason.KERNEL_DIFFERS, [])
 
 
 def test_from_a_host_route_to_a_wider_one_and_back_by_a_reload() -> None:
