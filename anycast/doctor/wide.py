@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from anycast.core.shared import shared_by
 from anycast.core.values.configuration import Address, Config
 from anycast.core.values.route import Prefix
-from anycast.core.values.table import DISCARD_PROTOCOL
+from anycast.core.values.table import DISCARD_METRIC, DISCARD_PROTOCOL
 from anycast.doctor.facts import Facts
 from anycast.doctor.finding import Code, Finding, Severity
 
@@ -44,5 +44,5 @@ def rest_of_prefixes(facts: Facts, config: Config | None) -> Iterator[Finding]:
             code=Code.WIDE_PREFIX,
             text=f"what comes for {prefix} and for no VIP in it ({address} was asked for) leaves by {route.interface}{back}",
             fix=f"the agent makes the route, once it runs (`ip route show proto {DISCARD_PROTOCOL}`); until then `ip route add unreachable "
-            f"{prefix} metric 4000000000`. Where it is there, a more specific route or a rule (`ip rule`) goes before it",
+            f"{prefix} proto {DISCARD_PROTOCOL} metric {DISCARD_METRIC}`. Where it is there, a more specific route or a rule (`ip rule`) goes before it",
         )

@@ -33,6 +33,7 @@ from anycast.core.dataplane.kernel import (
 )
 from anycast.core.values.configuration import Address
 from anycast.core.values.route import Prefix
+from anycast.core.values.table import DISCARD_METRIC
 from anycast.kernel import addresses, advertised, interface_watch, multicast, sysctl, totals
 from anycast.kernel import discards as routes
 from anycast.kernel.arrivals import Arrivals
@@ -349,7 +350,7 @@ def _why(op: _Single, error: OSError) -> str | None:
 
 def _why_no_route(error: OSError) -> str:
     if error.errno == errno.EEXIST:
-        return f"another route of it with the metric {routes.METRIC} is there: remove that (EEXIST)"
+        return f"another route of it with the metric {DISCARD_METRIC} is there: remove that (EEXIST)"
     return _reason(error, "all")
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from ipaddress import ip_network
 
 from anycast.core.values.route import Prefix
-from anycast.core.values.table import DISCARD_PROTOCOL
+from anycast.core.values.table import DISCARD_METRIC, DISCARD_PROTOCOL
 from anycast.kernel.netlink import Netlink, RefusedError
 from anycast.kernel.netlink_codec import (
     NLM_F_ACK,
@@ -26,7 +26,6 @@ from anycast.kernel.netlink_codec import (
     frame,
 )
 
-METRIC = 4_000_000_000
 PATIENCE = 5  # times that a list which changes while it is read is read again
 
 _NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE = 24, 25, 26
@@ -94,7 +93,7 @@ def _request(prefix: Prefix, sequence: int, *, add: bool, answered: bool) -> byt
     family = _FAMILIES[0] if prefix.version == 4 else _FAMILIES[1]
     body = _RTMSG.pack(family, prefix.prefixlen, 0, 0, _MAIN, DISCARD_PROTOCOL, scope, _UNREACHABLE, 0)
     body += attribute(_DESTINATION, prefix.network_address.packed)
-    body += attribute(_PRIORITY, struct.pack("=I", METRIC))
+    body += attribute(_PRIORITY, struct.pack("=I", DISCARD_METRIC))
     return frame(kind, flags | (NLM_F_ACK if answered else 0), sequence, body)
 
 

@@ -19,7 +19,7 @@ import pytest
 from anycast.cli import client
 from anycast.config.load import load
 from anycast.core.dataplane.kernel import AddDiscard, IpvsNeed, RemoveDiscard
-from anycast.kernel import discards
+from anycast.core.values.table import DISCARD_METRIC
 from anycast.render.exabgp import exabgp_conf
 from lab import netns, waiting
 from lab.processes import Process, spawn
@@ -290,6 +290,6 @@ def test_a_route_of_another_with_our_metric_is_left_alone_and_told() -> None:
             assert (await kernel.read((), need=IpvsNeed.NONE, discards=True)).discards == frozenset()
 
     with network_namespace():
-        run("ip", "route", "add", "unreachable", NET4, "metric", str(discards.METRIC))
+        run("ip", "route", "add", "unreachable", NET4, "metric", str(DISCARD_METRIC))
         asyncio.run(story())
         assert NET4 in run("ip", "route", "show", "type", "unreachable")

@@ -11,6 +11,8 @@ PROTOCOL = 179
 
 DISCARD_PROTOCOL = 178
 """The same of the routes in the main table that end what comes for the rest of a wide prefix."""
+DISCARD_METRIC = 4_000_000_000
+"""Of these: any other route of the same prefix goes before them."""
 
 ANNOUNCED, LAST_RESORT = 10, 20
 

@@ -44,7 +44,7 @@ def test_what_goes_back_to_the_router_is_an_error_with_the_command() -> None:
         "192.0.2.0/24 and for no VIP in it (192.0.2.254 was asked for) leaves by up0, so it comes back"
         in one.text
     )
-    assert "`ip route add unreachable 192.0.2.0/24 metric 4000000000`" in one.fix
+    assert "`ip route add unreachable 192.0.2.0/24 proto 178 metric 4000000000`" in one.fix
 
 
 def test_what_goes_to_a_link_does_not_come_back() -> None:
