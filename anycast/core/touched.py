@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import chain
 
-from anycast.core import limited, resort
+from anycast.core import limited, resort, sorry
 from anycast.core.dataplane import ipvs
 from anycast.core.maintenance.stages import NODE_SCOPES, Stage
 from anycast.core.state import REST, SYNC, Piece, State, drained_scopes, pieces_of
@@ -42,6 +42,7 @@ def services(before: State, state: State) -> set[ipvs.Key]:
     if limited.is_set(state.config) != limited.is_set(before.config):
         keys.update(key for vip in index.vips.values() for key in vip.facts)
     keys.update(resort.due(before, state))
+    keys.update(key for key in sorry.due(before, state) if key in index.services)
     return keys
 
 

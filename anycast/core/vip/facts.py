@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from anycast.core import kept, limited
+from anycast.core import kept, limited, sorry
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.proof import Proof
 from anycast.core.health.aim import targets_of
@@ -15,7 +15,7 @@ from anycast.core.index import IndexedService
 from anycast.core.maintenance.stages import NODE_SCOPES, ORDER, Maintenance, Progress
 from anycast.core.state import ACTIVE, NOT_READ, UNDECIDED, State, VipState, drained_scopes, health_of, in_use
 from anycast.core.values.configuration import Target, Vip
-from anycast.core.vip.decide import Facts, Reason, RequirementFacts, ServiceFacts
+from anycast.core.vip.decide import Facts, Reason, RequirementFacts, ServiceFacts, SorryFacts
 from anycast.core.vip.hold import FREE, WINDOW, hold
 from anycast.core.vip.requirements import Requirement
 
@@ -137,12 +137,16 @@ def shared_facts(state: State, now: float) -> tuple[object, ...]:
 
 def service_facts(state: State, key: ipvs.Key, service: IndexedService) -> ServiceFacts:
     usable = unheard = untested = unproven = total = idle = spare = 0
+    standing_in = 0
     fault = ""
     replacing = bool(state.kept) and any(each in state.kept for each in service.alike)
     taking = in_use(state.kernel.adopted, key) - kept.places(state, key) if replacing else None
     drained = drained_scopes(state)
     known = state.health.get
     for member in service.membership.members:
+        if member.sorry:
+            standing_in += sorry.is_usable(state, key, member)
+            continue
         total += 1
         if not member.in_use or (drained and member.scope in drained):
             continue  # whatever its check says, it takes no new client
@@ -176,7 +180,12 @@ def service_facts(state: State, key: ipvs.Key, service: IndexedService) -> Servi
         kept=of_kept.up,
         kept_unheard=of_kept.unheard,
         kept_untested=of_kept.untested,
+        sorry=None if service.service.sorry is None else _sorry_facts(service, standing_in),
     )
+
+
+def _sorry_facts(service: IndexedService, usable: int) -> SorryFacts:
+    return SorryFacts(usable=usable, total=sum(member.sorry for member in service.membership.members))
 
 
 def connections_of(state: State, scope: str) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 from anycast.importers import numbers
 from anycast.importers.keepalived.checkers import Checkers, Target
 from anycast.importers.keepalived.written import PROTOCOL, Real, Virtual, Way
-from anycast.importers.model import Keys, Place, Server, Service, Value, check, keys, together
+from anycast.importers.model import Keys, Place, Server, Service, Sorry, Value, check, keys, together
 from anycast.importers.quorum import servers_for
 from anycast.importers.report import Report
 from anycast.importers.services import (
@@ -20,6 +21,7 @@ from anycast.importers.services import (
     named_apart,
     one_packet_that_can_be,
     scheduler_that_can_be,
+    sorry_that_can_be,
 )
 
 _DAY = 86400
@@ -42,7 +44,7 @@ class Services:
         if not reals:
             return None
         persistence = self._persistence(virtual)
-        scheduler = self._scheduler(virtual, len(reals))
+        scheduler = self._scheduler(virtual, len(reals) + (virtual.sorry is not None))
         flags = self._flags(virtual, scheduler)
         servers = self._servers(reals, virtual, port, mark, way)
         tested = self._check(virtual, reals, way, port=port, mark=mark, protocol=protocol)
@@ -59,7 +61,7 @@ class Services:
             place=virtual.said.get("ops", virtual.place),
             report=self._report,
         )
-        return Service(
+        service = Service(
             port=port,
             mark=mark,
             protocol=protocol,
@@ -74,6 +76,29 @@ class Services:
             servers=servers,
             place=virtual.place,
         )
+        return replace(service, sorry=self._sorry(virtual, service, version))
+
+    def _sorry(self, virtual: Virtual, service: Service, version: int) -> Sorry | None:
+        server, report = virtual.sorry, self._report
+        inhibit, way = (virtual.said.get(f"sorry_server_{word}") for word in ("inhibit", "lvs_method"))
+        if server is None:
+            for place in (inhibit, way):
+                if place is not None:
+                    report.no_effect(place, "there is no sorry_server that it could be about")
+            return None
+        version = version or ipaddress.ip_address(service.servers[0].address).version
+        sorry = sorry_that_can_be("sorry_server", server, service, report, version=version)
+        if inhibit is not None:
+            report.carried(
+                inhibit,
+                "sorry_server_inhibit: always so; under mh it has its places from the start and on every node here, and not from the first outage on",
+            )
+        if virtual.sorry_way is not None and virtual.sorry_way.forwarding != service.forwarding:
+            report.impossible(
+                way or virtual.place,
+                f"sorry_server_lvs_method: all of a service are reached in one way here, so by {service.forwarding} too",
+            )
+        return sorry
 
     def _protocol(self, virtual: Virtual, mark: int) -> str:
         if mark:
@@ -315,7 +340,7 @@ class Services:
             words += f" (by weight it were {low.least} to {low.most} servers, depending on which)"
         self._report.different(
             virtual.quorum_place,
-            f"{words}. Below it the VIP is withdrawn; keepalived ran quorum_down and used the sorry server",
+            f"{words}. {_BELOW[virtual.sorry is not None]}",
         )
         if "hysteresis" in virtual.said:
             self._report.different(virtual.said["hysteresis"], "hysteresis: low and high of quorum")
@@ -324,6 +349,10 @@ class Services:
         return keys(low=low.number, high=high.number)
 
 
+_BELOW = {
+    True: "Below it the sorry pool serves, as before",
+    False: "Below it the VIP is withdrawn, where keepalived ran quorum_down",
+}
 _NOT_CARRIED = "a line about checks: not carried over, see what is said of the real_server"
 _DEFAULTS = {
     "tcp": "by a TCP handshake at the service's port",
