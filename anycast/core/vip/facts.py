@@ -214,13 +214,18 @@ def is_at_rest(state: State, scope: str) -> bool:
 
 
 def would_fall(state: State, scope: str) -> tuple[str, ...]:
-    """The services, as `web tcp/80 IPv4`, that could not stay up without the real server `scope`."""
+    """The services, as `web tcp/80 IPv4`, that could not stay up without the real server `scope`.
+
+    A sorry pool that would serve in its place does not count: but one that serves already.
+    """
     without = replace(
         state, maintenance={**state.maintenance, scope: Maintenance(reason="", by="", since=0.0)}
     )
     found = []
     for key in state.index.drained_by(scope):
         one, now = state.index.services[key], state.services[key]
-        if service_facts(without, key, one).usable < one.service.quorum.low <= now.usable:
+        then = service_facts(without, key, one)
+        real = then.usable < one.service.quorum.low <= now.usable
+        if real or (now.by_sorry and then.sorry is not None and not then.sorry.usable):
             found.append(f"{one.vip} {now.name}")
     return tuple(found)

@@ -79,23 +79,28 @@ class Services:
         return replace(service, sorry=self._sorry(virtual, service, version))
 
     def _sorry(self, virtual: Virtual, service: Service, version: int) -> Sorry | None:
-        server, report = virtual.sorry, self._report
+        report, sorry = self._report, None
+        if virtual.sorry is not None:
+            version = version or ipaddress.ip_address(service.servers[0].address).version
+            sorry = sorry_that_can_be("sorry_server", virtual.sorry, service, report, version=version)
         inhibit, way = (virtual.said.get(f"sorry_server_{word}") for word in ("inhibit", "lvs_method"))
-        if server is None:
+        if sorry is None:
             for place in (inhibit, way):
                 if place is not None:
-                    report.no_effect(place, "there is no sorry_server that it could be about")
+                    report.no_effect(place, "there is no sorry_server here that it could be about")
             return None
-        version = version or ipaddress.ip_address(service.servers[0].address).version
-        sorry = sorry_that_can_be("sorry_server", server, service, report, version=version)
         if inhibit is not None:
             report.carried(
                 inhibit,
                 "sorry_server_inhibit: always so; under mh it has its places from the start and on every node here, and not from the first outage on",
             )
-        if virtual.sorry_way is not None and virtual.sorry_way.forwarding != service.forwarding:
+        if way is not None and virtual.sorry_way is None:
+            report.no_effect(way, "sorry_server_lvs_method: keepalived refuses it")
+        elif way is not None and virtual.sorry_way == service.forwarding:
+            report.carried(way, "sorry_server_lvs_method: forwarding of the service")
+        elif way is not None:
             report.impossible(
-                way or virtual.place,
+                way,
                 f"sorry_server_lvs_method: all of a service are reached in one way here, so by {service.forwarding} too",
             )
         return sorry

@@ -104,7 +104,7 @@ class Virtual:
     snmp_name: str = ""
     reals: list[Real] = field(default_factory=list)
     sorry: Server | None = None
-    sorry_way: Way | None = None
+    sorry_way: str | None = None
     said: dict[str, Place] = field(default_factory=dict)
     of_checks: list[tuple[Place, str]] = field(default_factory=list)  # carried over if the checks are
 
@@ -183,7 +183,7 @@ class Reading:
                 case "sorry_server_inhibit":
                     pass  # with the server
                 case "sorry_server_lvs_method":
-                    virtual.sorry_way = self._way(one)
+                    virtual.sorry_way = _FORWARDING.get(one.first)
                 case "weight":
                     virtual.weight = numbers.number(one.args, 1) or 1
                     report.carried(one.place, "weight: of the real servers that have none of their own")

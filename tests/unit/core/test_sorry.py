@@ -23,6 +23,7 @@ from anycast.core.vip.decide import (
     SorryFacts,
     decide,
 )
+from anycast.core.vip.facts import would_fall
 from anycast.core.vip.lifecycle import Life
 from tests.fakes import Node, route, up, vip
 from tests.property.worlds import CHECK, busied, config, server
@@ -135,6 +136,15 @@ def test_draining_the_last_real_server_brings_it() -> None:
     node.maintain("web/rs1")
     node.maintain("web/rs2")
     assert (node.reason(), node.weights()) == (Reason.SORRY, [0, 0, 1])
+
+
+def test_the_last_server_of_either_pool_is_drained_only_by_force() -> None:
+    node = up(sorry((1,), quorum=Quorum(low=1, high=1)))
+    assert would_fall(node.state, "web/rs1") == ("web tcp/80 IPv4",), "the sorry pool is no real server"
+    assert would_fall(node.state, "sorry/rs9") == ()
+    node.checks(Outcome.FAIL, 1)
+    assert would_fall(node.state, "sorry/rs9") == ("web tcp/80 IPv4",)
+    assert would_fall(node.state, "web/rs1") == ()
 
 
 def test_all_families_and_all_services_have_their_own() -> None:
