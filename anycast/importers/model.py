@@ -82,7 +82,7 @@ class Sorry:
 class Service:
     """A port of a VIP, or a mark. `check` None: our default. `flags` None: those that are usual with the scheduler.
 
-    `quorum`: as our YAML has it. `settings`: whatever else it says.
+    `quorum`: as our YAML has it. `settings`: whatever else it says. `lines`: all that it was made of.
     """
 
     port: int = 0
@@ -99,6 +99,7 @@ class Service:
     check: Value | None = None
     servers: tuple[Server, ...] = ()
     place: Place = field(default=NOWHERE, compare=False)
+    lines: tuple[Place, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

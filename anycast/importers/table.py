@@ -63,6 +63,7 @@ class Listed:
     reals: list[Real] = field(default_factory=list)
     sorry: Server | None = None  # with the port that is written
     sorry_word: str = ""  # of its line
+    lines: tuple[Place, ...] = ()  # all of it
 
     @property
     def default_check(self) -> Value | None:
@@ -135,6 +136,7 @@ def _served(one: Listed, report: Report) -> Served | None:
         check=one.check,
         servers=_servers(one, way, tunnel, report),
         place=one.place,
+        lines=one.lines,
     )
     if one.sorry is not None:
         sorry = sorry_that_can_be(one.sorry_word, one.sorry, service, report, version=one.version)

@@ -75,6 +75,7 @@ class Services:
             check=tested,
             servers=servers,
             place=virtual.place,
+            lines=virtual.lines,
         )
         return replace(service, sorry=self._sorry(virtual, service, version))
 
@@ -107,9 +108,8 @@ class Services:
 
     def _protocol(self, virtual: Virtual, mark: int) -> str:
         if mark:
-            if (place := virtual.protocol_place) is not None:
-                if place not in self._carried:
-                    self._report.not_carried(place, PROTOCOL)
+            if (place := virtual.protocol_place) is not None and place not in self._carried:
+                self._report.not_carried(place, PROTOCOL)
                 self._report.no_effect(
                     place, "protocol: a service with a mark has none, and keepalived ignores it"
                 )

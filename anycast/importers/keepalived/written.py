@@ -105,6 +105,7 @@ class Virtual:
     reals: list[Real] = field(default_factory=list)
     sorry: Server | None = None
     sorry_way: str | None = None
+    lines: tuple[Place, ...] = ()  # all of it
     said: dict[str, Place] = field(default_factory=dict)
     of_checks: list[tuple[Place, str]] = field(default_factory=list)  # carried over if the checks are
 
@@ -127,6 +128,7 @@ class Reading:
         if virtual.comment.lower().startswith("configuration file"):
             virtual.comment = ""
         virtual.timing = Timing().under(block)
+        virtual.lines = statement.places
         for one in block:
             virtual.said.setdefault(one.word, one.place)
             match one.word:

@@ -183,7 +183,7 @@ def _say(name: str, place: Place, report: Report) -> None:
 
 def _listed(virtual: _Virtual, report: Report) -> Listed | None:
     place = virtual.place
-    listed = Listed(place=place, comment=virtual.comment, scheduler="wrr")
+    listed = Listed(place=place, comment=virtual.comment, scheduler="wrr", lines=(place, *virtual.lines))
     said = virtual.said
     if (mark := numbers.number([virtual.text], 1)) is not None:
         listed.mark = mark
