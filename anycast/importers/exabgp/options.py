@@ -109,7 +109,9 @@ def of_line(words: Sequence[str], place: Place) -> list[Option]:
             if full in _FLAGS:
                 found.append(Option(full, "", place))
             elif full is None:
-                found.append(Option(name, value, place, known=False))
+                # What stands behind it was meant for it.
+                has_value = not given and left and not left[0].startswith("-")
+                found.append(Option(name, left.pop(0) if has_value else value, place, known=False))
             else:
                 found.append(Option(full, value if given else (left.pop(0) if left else ""), place))
         elif word.startswith("-") and word[1:] in _SHORT:
