@@ -75,12 +75,13 @@ _PROGRAMS = ("healthcheck", "healthcheck.py", "exabgp-healthcheck")
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """`value` is nothing for a flag. `known`: healthcheck has it."""
+    """`value` is nothing for a flag. `known`: healthcheck has it. `is_named`: False of a word that belongs to no option."""
 
     name: str
     value: str
     place: Place
     known: bool = True
+    is_named: bool = True
 
 
 def arguments(text: str) -> list[str] | None:
@@ -125,7 +126,7 @@ def of_line(words: Sequence[str], place: Place) -> list[Option]:
             else:
                 found.append(Option(full, word[2:], place))
         else:
-            found.append(Option(word, "", place, known=False))
+            found.append(Option(word, "", place, known=False, is_named=word.startswith("-")))
     return found
 
 

@@ -24,12 +24,19 @@ class _Node:
     setup: Setup
     instances: list[vrrp.Instance]
     serves: bool  # whether there is anything to import
+    known: bool  # whether it has a word that keepalived knows
     said: Report  # of its lines
 
 
 def read(paths: Sequence[Path], report: Report, addresses: Sequence[str] = ()) -> Setup:
     """Raises SourceError."""
     nodes = [node for path, name in _files(paths) for node in _of_file(path, name, report, addresses)]
+    if not any(node.known for node in nodes):
+        raise SourceError(
+            Place(str(paths[0])),
+            "keepalived knows no word of it: it is no file of keepalived's",
+            "name the file that it reads, or another source",
+        )
     for node in nodes:
         report.take(node.said)
     if not any(node.serves for node in nodes):
@@ -94,7 +101,8 @@ def _read(
     statements = Tree(lines.of(path), report).statements(ROOT)
     setup, instances = Translation(statements, report, addresses).setup()
     serves = any(one.word in ("virtual_server", "vrrp_instance") for one in statements)
-    return _Node(name, setup, instances, serves, report), lines.nodes
+    known = not statements or any(one.known for one in statements)
+    return _Node(name, setup, instances, serves, known, report), lines.nodes
 
 
 def _together(nodes: Sequence[_Node], report: Report) -> Setup:

@@ -281,3 +281,64 @@ def test_a_sorry_server_keeps_its_port_where_ports_are_changed(tmp_path: Path) -
 def test_a_sorry_server_of_another_way_is_reached_as_the_real_servers_are(tmp_path: Path) -> None:
     _, report = sorry(tmp_path, "sorry_server 10.9.2.9 80; sorry_server_lvs_method NAT")
     assert any(one.startswith("impossible: sorry_server_lvs_method") for one in of_line(report, 6))
+
+
+def test_a_file_of_something_else_is_one_line(tmp_path: Path) -> None:
+    report = Report()
+    file = tmp_path / "anycast.yaml"
+    file.write_text("bgp:\n  local_as: 65001\nvips:\n  web:\n    quorum: {low: 1}\n")
+    with pytest.raises(SourceError, match="keepalived knows no word of it"):
+        read.read([file], report)
+    assert list(report.notes()) == []
+
+
+PER_NODE = """\
+@high net_namespace high
+virtual_server 192.0.2.1 80 {
+	protocol TCP
+	lb_kind DR
+	lb_algo rr
+@high	real_server 10.9.2.1 80 { }
+@low	real_server 10.9.2.2 80 { }
+}
+"""
+
+
+def test_a_line_of_one_node_that_is_not_written_is_not_called_carried_over(tmp_path: Path) -> None:
+    setup, report = setup_of(PER_NODE, tmp_path)
+    (vip,) = setup.vips
+    assert [server.address for server in vip.services[0].servers] == ["10.9.2.1"]
+    assert of_line(report, 7) == [
+        "impossible: the nodes differ here: that of high is written, for all nodes must choose alike"
+    ]
+    assert not any(one.startswith("impossible") for one in of_line(report, 2))
+
+
+LEFT_OUT = """\
+virtual_server_group front {
+	10.0.0.1 8080
+	10.9.2.1 80
+}
+virtual_server group front {
+	protocol TCP
+	lb_kind DR
+	lb_algo rr
+	real_server 10.9.2.1 80 { }
+}
+virtual_server fwmark 7 {
+	lb_kind DR
+	lb_algo rr
+	real_server 10.9.2.3 80 { }
+}
+"""
+
+
+def test_lines_of_what_is_left_out_are_not_called_carried_over(tmp_path: Path) -> None:
+    setup, report = setup_of(LEFT_OUT, tmp_path)
+    text = finished(Source.KEEPALIVED, setup, report, Place("")).text
+    assert "10.0.0.1" in text
+    (said,) = of_line(report, 3)
+    assert said.startswith("impossible: the VIP is left out: 10.9.2.1 is the address of the real server")
+    assert "carried: lb_kind: forwarding" in of_line(report, 7), "the other VIP of the group has it"
+    assert of_line(report, 12) == ["impossible: left out with its virtual_server"]
+    assert [one.partition(":")[0] for one in of_line(report, 11)] == ["impossible"]
