@@ -64,7 +64,7 @@ def finished(source: Source, setup: Setup, report: Report, place: Place) -> Impo
             "see what the report says against each line",
         )
     for vip in setup.vips:
-        if vip.services:
+        if any(service.sorry is None for service in vip.services):
             report.different(vip.place, _WITHDRAWN)
         for service in vip.services:
             if service.forwarding == "nat":

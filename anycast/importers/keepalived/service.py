@@ -160,7 +160,7 @@ class Services:
 
     def _scheduler(self, virtual: Virtual, servers: int) -> str:
         place = virtual.said.get("lb_algo") or virtual.said.get("lvs_sched") or virtual.place
-        if not virtual.scheduler:
+        if not virtual.scheduler and place == virtual.place:
             self._report.carried(
                 virtual.place, "virtual_server: it has no scheduler, so it is wlc, keepalived's default"
             )
