@@ -16,8 +16,8 @@ from dataclasses import replace
 
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.members import Member
-from anycast.core.health.phase import Phase
-from anycast.core.state import State, drained_scopes, health_of, in_use
+from anycast.core.health.phase import Health, Phase
+from anycast.core.state import State, drained_scopes, health_of, in_use, services_of
 from anycast.core.values.configuration import Protocol
 from anycast.core.vip.decide import ServiceFacts, SorryFacts
 
@@ -33,7 +33,8 @@ def remembered(state: State, key: ipvs.Key, facts: ServiceFacts) -> ServiceFacts
     served = before.serves or (before.since is None and not before.held and _was_found(state, key))
     held = facts.serving >= facts.quorum.high or (before.held and facts.possible >= facts.quorum.low)
     lost = not held and (served or facts.possible < (facts.quorum.low if before.held else facts.quorum.high))
-    serves = lost and facts.sorry.usable > 0
+    # One that was only just configured goes on where the pool serves, for nobody else does.
+    serves = lost and (facts.sorry.usable > 0 or (before.serves and facts.sorry.unheard > 0))
     since = before.since if serves is before.serves else state.seen
     after = replace(facts.sorry, serves=serves, since=since, held=held)
     leaving = held and (before.leaving or before.serves) and _may_have_clients(state, key, after)
@@ -43,11 +44,11 @@ def remembered(state: State, key: ipvs.Key, facts: ServiceFacts) -> ServiceFacts
 def _may_have_clients(state: State, key: ipvs.Key, facts: SorryFacts) -> bool:
     """Whether connections to it may be left, which another node would break: as far as is known, and not for ever."""
     one = state.index.services[key]
-    if not lingers(state, facts, one.service.protocol, state.seen) or one.service.one_packet:
+    kernel, ended = state.kernel, _ended(state, facts)
+    if kernel.snapshot is None or kernel.read_at <= ended:
+        return one.service.protocol is not Protocol.UDP
+    if not lingers(state, facts, one.service.protocol, kernel.read_at):
         return False
-    kernel = state.kernel
-    if kernel.snapshot is None or kernel.busy or kernel.read_at <= _ended(state, facts):
-        return True
     places = [member.up.key for member in _members(state, key)]
     held = [kernel.snapshot.connections_of(each) for each in one.alike]
     return any(at in counts and counts[at].active for counts in held for at in places)
@@ -62,24 +63,40 @@ def left(state: State, facts: Mapping[ipvs.Key, ServiceFacts], gone: Iterable[ip
 
 
 def due(before: State, state: State) -> Iterable[ipvs.Key]:
-    """The services of those that the kernel was read anew for."""
-    return state.sorry if state.kernel.read_at != before.kernel.read_at else ()
+    """The services of those, where the kernel was read anew or connections may last for another time."""
+    same = state.kernel.read_at == before.kernel.read_at and state.kernel.snapshot is before.kernel.snapshot
+    return () if same and state.config.timing == before.config.timing else state.sorry
 
 
-def is_usable(state: State, key: ipvs.Key, member: Member) -> bool:
-    """Whether a server of the sorry pool could have clients, or has them.
+def facts_of(state: State, key: ipvs.Key) -> SorryFacts:
+    """Of the sorry pool of a service, without what follows from before."""
+    healths = [(member, _health(state, member)) for member in _members(state, key)]
+    return SorryFacts(
+        usable=sum(_is_usable(state, key, member, health) for member, health in healths if health),
+        unheard=sum(health.unheard for _, health in healths if health),
+        total=len(healths),
+    )
 
-    While it is not known, one goes on that an agent before has left serving; and one that was only just configured is
-    there at once where the pool serves, for nobody else does.
-    """
-    if not member.in_use or member.scope in drained_scopes(state):
+
+def _health(state: State, member: Member) -> Health | None:
+    """None: nobody wants it to have clients."""
+    out = not member.in_use or member.scope in drained_scopes(state)
+    return None if out else health_of(state, member.check)
+
+
+def _is_usable(state: State, key: ipvs.Key, member: Member, health: Health) -> bool:
+    """While it is not known, one goes on that an agent before has left serving."""
+    if health.phase is Phase.UNDECIDED:
+        return member.up.key in in_use(state.kernel.adopted, key)
+    return health.is_up
+
+
+def has_clients(state: State, key: ipvs.Key, member: Member) -> bool:
+    """Whether a server of the sorry pool, which serves, gets its share."""
+    health, facts = _health(state, member), services_of(state, key).sorry
+    if health is None or facts is None:
         return False
-    health = health_of(state, member.check)
-    if health.phase is not Phase.UNDECIDED:
-        return health.is_up
-    known = state.services.get(key)
-    serves = known is not None and known.by_sorry
-    return (serves and health.unheard) or member.up.key in in_use(state.kernel.adopted, key)
+    return _is_usable(state, key, member, health) or (not facts.usable and health.unheard)
 
 
 def _was_found(state: State, key: ipvs.Key) -> bool:

@@ -37,7 +37,7 @@ def services(before: State, state: State) -> set[ipvs.Key]:
     for key in changed(before.kernel.adopted, state.kernel.adopted):
         one = index.services.get(key)
         facts = None if one is None else state.services.get(one.facts)
-        if one is not None and (facts is None or facts.undecided):
+        if one is not None and (facts is None or facts.undecided or facts.sorry is not None):
             keys.add(one.facts)
     if limited.is_set(state.config) != limited.is_set(before.config):
         keys.update(key for vip in index.vips.values() for key in vip.facts)

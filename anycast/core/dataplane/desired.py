@@ -207,7 +207,7 @@ def _usual(state: State, key: ipvs.Key) -> list[ipvs.Destination]:
         if phase is Phase.UNDECIDED:
             adopted = _weighed(state.kernel.adopted, key) if adopted is None else adopted
             there = adopted.get(up.key) if adopted else None
-            usable = sorry.is_usable(state, key, member) if member.sorry else there is not None
+            usable = sorry.has_clients(state, key, member) if member.sorry else there is not None
             # There is one way to a real server at a time: the one that was proven stays until this one is.
             up = up if there is None else _by_the_way_of(up, there)
         if staying and (old := staying.pop(up.key, None)) is not None and not phase.is_up:

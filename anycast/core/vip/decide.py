@@ -70,7 +70,7 @@ BLAME: dict[Reason, Blame] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SorryFacts:
-    """The sorry pool of a service, in one address family.
+    """The sorry pool of a service, in one address family. `unheard`: no run of their check has ended.
 
     `serves`: clients of the service go to it. `since`: the instant at which it began or ceased to; None: it never has.
     `held`: the quorum of the real servers was reached, and not lost since: then the low mark counts. `leaving`: it serves
@@ -79,6 +79,7 @@ class SorryFacts:
 
     usable: int
     total: int
+    unheard: int = 0
     serves: bool = False
     since: float | None = None
     held: bool = False

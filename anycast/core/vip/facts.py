@@ -15,7 +15,7 @@ from anycast.core.index import IndexedService
 from anycast.core.maintenance.stages import NODE_SCOPES, ORDER, Maintenance, Progress
 from anycast.core.state import ACTIVE, NOT_READ, UNDECIDED, State, VipState, drained_scopes, health_of, in_use
 from anycast.core.values.configuration import Target, Vip
-from anycast.core.vip.decide import Facts, Reason, RequirementFacts, ServiceFacts, SorryFacts
+from anycast.core.vip.decide import Facts, Reason, RequirementFacts, ServiceFacts
 from anycast.core.vip.hold import FREE, WINDOW, hold
 from anycast.core.vip.requirements import Requirement
 
@@ -137,7 +137,6 @@ def shared_facts(state: State, now: float) -> tuple[object, ...]:
 
 def service_facts(state: State, key: ipvs.Key, service: IndexedService) -> ServiceFacts:
     usable = unheard = untested = unproven = total = idle = spare = 0
-    standing_in = 0
     fault = ""
     replacing = bool(state.kept) and any(each in state.kept for each in service.alike)
     taking = in_use(state.kernel.adopted, key) - kept.places(state, key) if replacing else None
@@ -145,7 +144,6 @@ def service_facts(state: State, key: ipvs.Key, service: IndexedService) -> Servi
     known = state.health.get
     for member in service.membership.members:
         if member.sorry:
-            standing_in += sorry.is_usable(state, key, member)
             continue
         total += 1
         if not member.in_use or (drained and member.scope in drained):
@@ -180,12 +178,8 @@ def service_facts(state: State, key: ipvs.Key, service: IndexedService) -> Servi
         kept=of_kept.up,
         kept_unheard=of_kept.unheard,
         kept_untested=of_kept.untested,
-        sorry=None if service.service.sorry is None else _sorry_facts(service, standing_in),
+        sorry=None if service.service.sorry is None else sorry.facts_of(state, key),
     )
-
-
-def _sorry_facts(service: IndexedService, usable: int) -> SorryFacts:
-    return SorryFacts(usable=usable, total=sum(member.sorry for member in service.membership.members))
 
 
 def connections_of(state: State, scope: str) -> int:
