@@ -18,12 +18,21 @@ def with_sorry(site: Site) -> None:
     for node in NODES:
         with site.edit(node) as config:
             web = config["pools"]["web"]
-            config["pools"]["sorry"] = {"check": dict(web["check"]), "servers": [web["servers"].pop()]}
+            # With a port: at that of UDP nobody answers HTTP.
+            config["pools"]["sorry"] = {
+                "check": web["check"] | {"port": 80},
+                "servers": [web["servers"].pop()],
+            }
             config["vips"]["web"]["sorry"] = "sorry"
             config["timing"]["server_drain"] = "2m"
         site.reload(node)
     for node in NODES:
         until(lambda node=node: site.weights(node, 4) == {0}, f"{node} to have rs4 stand by")  # type: ignore[misc]
+
+
+def weights(site: Site, node: str) -> list[set[int]]:
+    """Of all four real servers behind every service."""
+    return [site.weights(node, number) for number in (1, 2, 3, 4)]
 
 
 def stands(site: Site, node: str, reason: str) -> Document:
@@ -55,7 +64,7 @@ def test_dead_real_servers_are_stood_in_for_and_everything_is_as_before_once_the
     for node in NODES:
         vip = stands(site, node, "sorry")
         assert (vip["advertise"], vip["last_resort"]) == ("drain", True)
-        assert [site.weights(node, number) for number in (1, 2, 3, 4)] == [{0}, {0}, {0}, {1}]
+        until(lambda node=node: weights(site, node) == [{0}, {0}, {0}, {1}], f"{node} to send all to rs4")  # type: ignore[misc]
     assert {site.http_server(VIP4), site.http_server(VIP6), *site.mapping(PORTS).values()} == {"rs4"}
     said = site.lab.node_cli("lb1", "why", "web").stdout
     assert "web is served by the sorry pool since " in said
@@ -67,8 +76,9 @@ def test_dead_real_servers_are_stood_in_for_and_everything_is_as_before_once_the
         for server in REAL:
             site.lab.start(server, "server")
         for node in NODES:
-            until(lambda node=node: site.weights(node, 4) == {0}, f"{node} to have rs4 stand by again")  # type: ignore[misc]
-            until(lambda node=node: site.weights(node, 1) == {1}, f"{node} to send clients to rs1")  # type: ignore[misc]
+            until(
+                lambda node=node: weights(site, node) == [{1}, {1}, {1}, {0}], f"{node} to have rs4 stand by"
+            )  # type: ignore[misc]
         left = load.wait_answered()
         assert (left["broken"], left["moved"]) == (0, 0), left["errors"]
         assert "rs4" not in site.mapping(PORTS).values(), "new clients have real servers"
