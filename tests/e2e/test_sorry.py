@@ -30,9 +30,10 @@ def with_sorry(site: Site) -> None:
         until(lambda node=node: site.weights(node, 4) == {0}, f"{node} to have rs4 stand by")  # type: ignore[misc]
 
 
-def weights(site: Site, node: str) -> list[set[int]]:
-    """Of all four real servers behind every service."""
-    return [site.weights(node, number) for number in (1, 2, 3, 4)]
+def until_weights(site: Site, node: str, wanted: list[int]) -> None:
+    """Of all four real servers, behind every service."""
+    sets = [{weight} for weight in wanted]
+    until(lambda: [site.weights(node, n) for n in (1, 2, 3, 4)] == sets, f"{node} to have weights {wanted}")
 
 
 def stands(site: Site, node: str, reason: str) -> Document:
@@ -64,7 +65,7 @@ def test_dead_real_servers_are_stood_in_for_and_everything_is_as_before_once_the
     for node in NODES:
         vip = stands(site, node, "sorry")
         assert (vip["advertise"], vip["last_resort"]) == ("drain", True)
-        until(lambda node=node: weights(site, node) == [{0}, {0}, {0}, {1}], f"{node} to send all to rs4")  # type: ignore[misc]
+        until_weights(site, node, [0, 0, 0, 1])
     assert {site.http_server(VIP4), site.http_server(VIP6), *site.mapping(PORTS).values()} == {"rs4"}
     said = site.lab.node_cli("lb1", "why", "web").stdout
     assert "web is served by the sorry pool since " in said
@@ -76,9 +77,7 @@ def test_dead_real_servers_are_stood_in_for_and_everything_is_as_before_once_the
         for server in REAL:
             site.lab.start(server, "server")
         for node in NODES:
-            until(
-                lambda node=node: weights(site, node) == [{1}, {1}, {1}, {0}], f"{node} to have rs4 stand by"
-            )  # type: ignore[misc]
+            until_weights(site, node, [1, 1, 1, 0])
         left = load.wait_answered()
         assert (left["broken"], left["moved"]) == (0, 0), left["errors"]
         assert "rs4" not in site.mapping(PORTS).values(), "new clients have real servers"
