@@ -307,7 +307,7 @@ def _check_scope(scope: str, config: Config) -> None:
         if scope != NODE and config.vip(scope) is None:
             raise _no_vip(scope, config)
         return
-    pools = {service.pool.name: service.pool for vip in config.vips for service in vip.services}
+    pools = {pool.name: pool for vip in config.vips for service in vip.services for pool in service.pools}
     name, _, server = scope.partition("/")
     pool = pools.get(name)
     if pool is None or all(one.name != server for one in pool.servers):

@@ -61,9 +61,10 @@ def demand(config: Config) -> Demand:
 def _demand(vip: Vip) -> Demand:
     servers, checks = 0, 0.0
     for service in vip.services:
-        number = sum(1 for version in versions(vip) for _ in servers_of(service, version))
-        servers += number
-        checks += number * sum(1 / check.interval for check in _checks(service.pool.check))
+        for pool in service.pools:
+            number = sum(1 for version in versions(vip) for _ in servers_of(service, version, pool))
+            servers += number
+            checks += number * sum(1 / check.interval for check in _checks(pool.check))
     for local in vip.local:
         for check in () if local.check is None else _checks(local.check):
             checks += len(vip.addresses) / check.interval

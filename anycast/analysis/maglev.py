@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from anycast.core.dataplane.ipvs import MAGLEV_SLOTS
-from anycast.core.dataplane.members import server_port, servers_of, usual_weight
+from anycast.core.dataplane.members import every_server_of, server_port, usual_weight
 from anycast.core.values.configuration import Address, Service
 
 LARGE = 500  # real servers: beyond, a figure is not worth the time it takes
@@ -36,11 +36,13 @@ class Entry:
 
 
 def entries(service: Service, version: int) -> tuple[Entry, ...]:
-    """The real servers of the service for packets of the family, in the order every node inserts in."""
-    usual = usual_weight(service.pool.servers)
+    """The real servers of the service for packets of the family, in the order every node inserts in.
+
+    Those of a sorry pool have their places too. While they have no clients the table is searched on from there.
+    """
     found = (
-        Entry(address, server_port(service, server), server.weight or usual)
-        for server, address in servers_of(service, version)
+        Entry(address, server_port(service, server), server.weight or usual_weight(pool.servers))
+        for pool, server, address in every_server_of(service, version)
     )
     return tuple(sorted(found, key=lambda one: (one.address.version, int(one.address), one.port)))
 

@@ -132,7 +132,8 @@ def _of_vip(vip: Vip, kinds: set[bool]) -> Iterator[tuple[str, str, str, str]]:
         what = "every router is of this node's own AS, where its number in the AS path would be a loop: nothing is prepended"
         yield "internal", "as_path_prepend", what, "write role: backup, or local_preference"
     stays_on = vip.when_unhealthy is WhenUnhealthy.LAST_RESORT
-    if stays_on and False in kinds and preference(vip).prepend >= LAST_RESORT_PREPEND:
+    may_stay = stays_on or any(one.sorry is not None for one in vip.services)
+    if may_stay and False in kinds and preference(vip).prepend >= LAST_RESORT_PREPEND:
         what = (
             f"the last resort of a node that prepends nothing has {LAST_RESORT_PREPEND}, and a router that does not know "
             f"{GRACEFUL_SHUTDOWN} prefers it to this node while it is healthy"

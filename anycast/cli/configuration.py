@@ -224,7 +224,9 @@ def _counts(config: Config) -> dict[str, int]:
     return {
         "vips": len(config.vips),
         "services": len(services) + sum(len(vip.local) for vip in config.vips),
-        "real_servers": len({server.addresses for one in services for server in one.pool.servers}),
+        "real_servers": len(
+            {server.addresses for one in services for pool in one.pools for server in pool.servers}
+        ),
         "neighbors": len(config.bgp.neighbors),
     }
 

@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
             setup = with_mh(setup, report)
         done = finished(source, setup, report, place)
     except SourceError as error:
+        report.left_out(None, "not carried over: nothing of the source is")
         _show(report, sys.stderr)
         print(f"anycast import: {printable(str(error))}", file=sys.stderr)
         return ExitCode.CONFIG

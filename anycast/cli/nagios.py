@@ -133,10 +133,11 @@ def _services(document: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], 
 def _figures(document: Mapping[str, Any]) -> str:
     vips, sessions = document["vips"], document["neighbors"]
     servers = [server for _, service in _services(document) for server in service["servers"]]
-    usable = sum(one["phase"] in ("up", "falling") and not one["drained"] for one in servers)
+    ours = [one for one in servers if not one.get("sorry")]
+    usable = sum(one["phase"] in ("up", "falling") and not one["drained"] for one in ours)
     figures = {
         "announced": f"{sum(vip['announced'] for vip in vips)};;;0;{len(vips)}",
-        "servers": f"{usable};;;0;{len(servers)}",
+        "servers": f"{usable};;;0;{len(ours)}",
         "sessions": f"{sum(one['state'] == 'up' for one in sessions)};;;0;{len(sessions)}",
         "connections": f"{sum(one['active'] for one in servers)};;;0",
         "maintenance": f"{len(document['maintenance'])};;;0",

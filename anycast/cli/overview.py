@@ -97,7 +97,7 @@ def _counts(vips: Sequence[Vip], servers: Sequence[Mapping[str, Any]]) -> str:
     out = sum(vip["stage"] != "active" for vip in vips)
     words += [f"{out:,} in maintenance"] if out else []
     numbers = machines(
-        ((service["pool"], server["name"]), server["address"])
+        ((service["sorry_pool" if server.get("sorry") else "pool"], server["name"]), server["address"])
         for vip in vips
         for service in vip["services"]
         for server in service["servers"]

@@ -312,7 +312,7 @@ def _known(name: str, loaded: Loaded) -> str:
     from anycast.config.schema.checks import CHECKS
     from anycast.core.dataplane.members import uses
 
-    pools = {service.pool.name for vip in loaded.config.vips for service in vip.services}
+    pools = {pool.name for vip in loaded.config.vips for service in vip.services for pool in service.pools}
     names = [*loaded.checks, *(vip.name for vip in loaded.config.vips)]
     names += sorted(pools.difference(names))
     if near := nearest(name, [*names, *dict.fromkeys(use.server.name for use in uses(loaded.config))]):
@@ -341,7 +341,7 @@ def _in_use(name: str, tree: Tree, loaded: Loaded) -> list[_Job]:
         return [_Job(name, itself)]
     jobs: dict[_Job, None] = {}
     for use in uses(loaded.config):
-        if _contains(use.service.pool.check, tree):
+        if _contains(use.pool.check, tree):
             vips = [one for one in use.vip.addresses if one.version == use.address.version]
             check = aimed(tree, use.address, server_port(use.service, use.server), vips)
             jobs[_Job(f"{name} for {_used(use)}", check)] = None
@@ -374,7 +374,7 @@ def _of_servers(name: str, loaded: Loaded) -> Iterator[_Job]:
     from anycast.core.vip.requirements import requirements
 
     for use in uses(loaded.config):
-        if name in (use.server.name, use.vip.name, use.service.pool.name):
+        if name in (use.server.name, use.vip.name, use.pool.name):
             yield _Job(_used(use), use.check)
     for one in requirements(loaded.config):
         if name == one.vip:

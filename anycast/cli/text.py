@@ -299,7 +299,7 @@ def _servers(vips: Sequence[Mapping[str, Any]], *, colour: bool) -> str:
             "-" if server.get("share") is None else percent(server["share"]),
             _amount(server.get("traffic"), "bits_in_per_s"),
             duration(server.get("drained_since_s") or server["since_s"]),
-            server["detail"],
+            "; ".join(filter(None, ("of the sorry pool" if server.get("sorry") else "", server["detail"]))),
         )
         for vip in vips
         for service in vip["services"]

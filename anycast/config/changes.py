@@ -84,19 +84,19 @@ def _renamed_vips(old: model.Config, new: model.Config) -> dict[str, str]:
 
 def _renamed_pools(old: model.Config, new: model.Config, vips: Mapping[str, str]) -> dict[str, str]:
     """By an address of a real server that the same service uses."""
-    pools = [{service.pool.name for _, service in _services(config)} for config in (old, new)]
+    pools = [{pool.name for _, __, pool in _pools_of(config)} for config in (old, new)]
 
     def uses(
         config: model.Config, names: Mapping[str, str], others: AbstractSet[str]
     ) -> dict[str, set[tuple[str, str, model.Address]]]:
         """Of the pools that have come or gone."""
         shared: dict[str, set[tuple[str, str, model.Address]]] = {}
-        for vip, service in _services(config):
-            if service.pool.name in others:
+        for vip, service, pool in _pools_of(config):
+            if pool.name in others:
                 continue
             use = names.get(vip.name, vip.name), service.name
-            addresses = (address for server in service.pool.servers for address in server.addresses)
-            shared.setdefault(service.pool.name, set()).update((*use, address) for address in addresses)
+            addresses = (address for server in pool.servers for address in server.addresses)
+            shared.setdefault(pool.name, set()).update((*use, address) for address in addresses)
         return shared
 
     return _renamed(uses(old, vips, pools[1]), uses(new, {}, pools[0]))
@@ -104,6 +104,10 @@ def _renamed_pools(old: model.Config, new: model.Config, vips: Mapping[str, str]
 
 def _services(config: model.Config) -> Iterator[tuple[model.Vip, model.Service]]:
     return ((vip, service) for vip in config.vips for service in vip.services)
+
+
+def _pools_of(config: model.Config) -> Iterator[tuple[model.Vip, model.Service, model.Pool]]:
+    return ((vip, service, pool) for vip, service in _services(config) for pool in service.pools)
 
 
 def _members(
@@ -323,7 +327,7 @@ def _pools(old: model.Config, new: model.Config, renamed: Mapping[str, str]) -> 
     """The same servers may stand in a pool with several checks: those are told with the services."""
     yield from (f"pool {before} is renamed to {after}" for before, after in renamed.items())
     before, after = (
-        {names.get(service.pool.name, service.pool.name): service.pool for _, service in _services(config)}
+        {names.get(pool.name, pool.name): pool for _, __, pool in _pools_of(config)}
         for config, names in ((old, renamed), (new, {}))
     )
     yield from (f"pool {name}: no longer served" for name in before if name not in after)
@@ -408,6 +412,18 @@ def _service(title: str, old: model.Service, new: model.Service, pools: Mapping[
         yield f"{title} pool {old.pool.name} -> {new.pool.name}"
     if old.pool.check != new.pool.check:
         yield f"{title} check {_check(old.pool.check, new.pool.check)}"
+    yield from _sorry(title, old.sorry, new.sorry, pools)
+
+
+def _sorry(
+    title: str, old: model.Pool | None, new: model.Pool | None, pools: Mapping[str, str]
+) -> Iterator[str]:
+    was = "none" if old is None else pools.get(old.name, old.name)
+    now = "none" if new is None else new.name
+    if was != now:
+        yield f"{title} sorry {_arrow(was, now)}"
+    elif old is not None and new is not None and old.check != new.check:
+        yield f"{title} sorry: check {_check(old.check, new.check)}"
 
 
 def _hanging(old: model.Service, new: model.Service) -> bool:

@@ -31,6 +31,7 @@ from anycast.core.values.configuration import (
 
 MANY = 400  # real servers: with more, a table of 4,093 slots gives shares that differ by a tenth
 BY_PORT = {Scheduler.MH: SchedulerFlag.MH_PORT, Scheduler.SH: SchedulerFlag.SH_PORT}  # what hashes the client
+UNFOUND = 0.001  # share of the clients
 FIGURES = 16  # pools the moved flows are worked out for: one can take a twentieth of a second
 
 Warned: TypeAlias = tuple[Path, str, str]
@@ -73,6 +74,7 @@ def warnings(served: Iterable[Served], config: Config) -> Iterator[Warned]:
             yield from _folded(one)
             yield from _offloaded(one)
             yield from _unlike(one, marks)
+            yield from _unfound(one)
             if not synced:
                 yield from _remembered(one)
         if one.pool not in full:
@@ -299,6 +301,22 @@ def _starved(one: Served) -> Iterator[Warned]:
         yield (*one.pool, "servers"), what, "write smaller weights, or scheduler: mh"
 
 
+def _unfound(one: Served) -> Iterator[Warned]:
+    """While its sorry pool serves, a client finds it by as many draws from the table as that has slots, and no more."""
+    service = one.service
+    slots = {Scheduler.MH: MAGLEV_SLOTS, Scheduler.SH: SOURCE_SLOTS}.get(service.scheduler)
+    if service.sorry is None or slots is None:
+        return
+    pools = [sum(server.weight for server in pool.servers) for pool in service.pools]
+    lost = (1 - pools[1] / sum(pools)) ** slots
+    if lost > UNFOUND:
+        what = (
+            f"its servers have {pools[1]} of {sum(pools)} in weights, so few places in the kernel's {service.scheduler} table "
+            f"that {maglev.spelt(lost)} of the clients find none of them while they serve"
+        )
+        yield (*one.place, "sorry"), what, f"write larger weights for the servers of {service.sorry.name}"
+
+
 def _many(one: Served, tables: dict[int, tuple[Entry, ...]]) -> Iterator[Warned]:
     servers = max(tables.values(), key=len)
     if len(servers) > MANY:
@@ -312,9 +330,9 @@ def _many(one: Served, tables: dict[int, tuple[Entry, ...]]) -> Iterator[Warned]
 
 def _weights(one: Served, tables: dict[int, tuple[Entry, ...]], *, figures: bool) -> Iterator[Warned]:
     uneven = {version: found for version, found in tables.items() if len({e.weight for e in found}) > 1}
-    if not uneven:
-        return
     servers = one.service.pool.servers
+    if not uneven or len({server.weight for server in servers if server.weight}) < 2:
+        return  # those of a sorry pool may weigh otherwise
     words = _spelt(servers)
     effects: list[str] = []
     if starved := max(maglev.slots([e.weight for e in found]).count(0) for found in uneven.values()):

@@ -31,7 +31,7 @@ _SLICE = 128  # of anything, in a frame: it is decoded in less than a millisecon
 Row: TypeAlias = "int | tuple[Any, ...]"
 """A real server: the number of its IPv4 address if there is nothing else to say of it, else all of it."""
 
-_STYLE = tuple(one.name for one in fields(Service) if one.name not in ("pool", "port"))
+_STYLE = tuple(one.name for one in fields(Service) if one.name not in ("pool", "sorry", "port"))
 _MANNER = tuple(one.name for one in fields(Vip) if one.name not in ("name", "addresses", "services"))
 _TOLD = ("digest", "unended", "fingerprint", "nodes", "asked")  # of all of it
 _REST = tuple(one.name for one in fields(Config) if one.name != "vips")
@@ -99,9 +99,10 @@ class _Sender:
 
     def _vip(self, vip: Vip, digest: bytes) -> Iterator[tuple[Any, ...]]:
         for service in vip.services:
-            yield from self._pool(service.pool)
+            for pool in service.pools:
+                yield from self._pool(pool)
         services = [
-            (self._pool_digest(service.pool), service.port, self._number(_style(service)))
+            (self._pool_digests(service), service.port, self._number(_style(service)))
             for service in vip.services
         ]
         manner = self._number(tuple(getattr(vip, name) for name in _MANNER))
@@ -149,10 +150,13 @@ class _Sender:
             found = self._pools[id(pool)] = digest, pool
         return found[0]
 
+    def _pool_digests(self, service: Service) -> tuple[bytes, ...]:
+        return tuple([self._pool_digest(pool) for pool in service.pools])
+
     def _vip_digest(self, vip: Vip) -> bytes:
         services = [
             (
-                self._pool_digest(service.pool),
+                self._pool_digests(service),
                 service.port,
                 self._value_digests[self._number(_style(service))],
             )
@@ -214,7 +218,10 @@ class Receiver:
         self._units = Units() if before is None else before.units
         self._old_vips = {} if before is None else {vip.name: vip for vip in before.config.vips}
         self._old_pools = {
-            service.pool.name: service.pool for vip in self._old_vips.values() for service in vip.services
+            pool.name: pool
+            for vip in self._old_vips.values()
+            for service in vip.services
+            for pool in service.pools
         }
         self._pool_digests = {id(pool): digest for digest, pool in self._units.pools.items()}
         self._addresses: dict[int | bytes, Address] = {}
@@ -285,14 +292,17 @@ class Receiver:
         name: str,
         addresses: list[int | bytes],
         manner: int,
-        services: list[tuple[bytes, int, int]],
+        services: list[tuple[tuple[bytes, ...], int, int]],
     ) -> None:
         old = self._old_vips.get(name)
         had = {} if old is None else {one.name: one for one in old.services}
         made: list[Service] = []
-        for pool, port, style in services:
+        for (pool, *sorry), port, style in services:
             service = Service(
-                pool=self._pool(pool), port=port, **dict(zip(_STYLE, self._values[style], strict=True))
+                pool=self._pool(pool),
+                sorry=self._pool(sorry[0]) if sorry else None,
+                port=port,
+                **dict(zip(_STYLE, self._values[style], strict=True)),
             )
             made.append(_same(had.get(service.name), service))
         self._vips[digest] = Vip(
@@ -314,8 +324,9 @@ class Receiver:
             vip = self._vips[digest] = self._units.vips[digest]
             for service in vip.services:
                 # One that is not known by its digest comes again when it is needed.
-                if (pool := self._pool_digests.get(id(service.pool))) is not None:
-                    self._pools[pool] = service.pool
+                for one in service.pools:
+                    if (pool := self._pool_digests.get(id(one))) is not None:
+                        self._pools[pool] = one
 
     def _take_end(self, told: Mapping[str, Any], rest: Mapping[str, Any]) -> None:
         before = None if self._before is None else self._before.config

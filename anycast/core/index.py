@@ -151,11 +151,15 @@ class Index:
     def composed(self, targets: Iterable[Target]) -> Iterator[tuple[ipvs.Key, Member]]:
         """The real servers whose check is a rule that rests on one of the targets, as the services use them."""
         for key, wanted in self._by_service(targets).items():
-            members = self.services[key].membership.members
-            # Of one service all checks are of one kind.
-            if members and isinstance(members[0].check, Rule):
+            one = self.services[key]
+            members = one.membership.members
+            # Of one pool all checks are of one kind.
+            some = members[:1] if one.service.sorry is None else members
+            if any(isinstance(member.check, Rule) for member in some):
                 yield from dict.fromkeys(
-                    (key, member) for member, _ in members_on(self.services[key].membership, wanted)
+                    (key, member)
+                    for member, _ in members_on(self.services[key].membership, wanted)
+                    if isinstance(member.check, Rule)
                 )
 
     def _by_service(self, targets: Iterable[Target]) -> dict[ipvs.Key, dict[Target, None]]:
@@ -198,7 +202,7 @@ class Index:
         pool, _, _ = scope.partition("/")
         for vip in self.vips.values():
             for key in vip.facts:
-                if vip.services[key].service.pool.name == pool:
+                if any(one.name == pool for one in vip.services[key].service.pools):
                     yield key
 
 

@@ -158,7 +158,7 @@ def is_replaced(state: State, service: IndexedService) -> bool:
     drained = drained_scopes(state)
     held = {at for key in service.alike for at in places(state, key)}  # what serves there may be the old one
     proven = 0
-    for member in service.membership.members:
+    for member in service.membership.serving:
         if not member.in_use or member.scope in drained:
             continue
         serves = all(_is_same(member.up, weighed.get(member.up.key)) for weighed in weights)
@@ -209,6 +209,8 @@ def adopted(before: State, state: State, untouched: AbstractSet[ipvs.Key]) -> St
         new = _members_at(state, key, places)
         used = places if unread else in_use(before.desired.table, key)
         members = [known.get(at) or unknown(at) for at in dict.fromkeys(places) if at in used]
+        # What stood in for real servers is replaced by nobody.
+        members = [one for one in members if not one.sorry]
         old = before.kept.get(key)
         waiting = old.members if old is not None else ()
         members = [one for one in members if not _goes_on(one, new.get(one.up.key), waits=one in waiting)]

@@ -196,9 +196,9 @@ def _may_come_up(state: State, vip: Vip, address: Address) -> bool:
     known = state.index.vips[vip.name]
     facts = (services_of(state, key) for key in known.keys[address])
     if state.vips[vip.name].verdict.is_last_resort:
-        enough = all(each.serving + each.spare for each in facts)
+        enough = all(each.serving + each.spare or each.by_sorry for each in facts)
     else:
-        enough = all(each.serving >= each.quorum.high for each in facts)
+        enough = all(each.serving >= each.needs(whole=False) for each in facts)
     enough = enough and all(
         health_of(state, one.check).is_up for one in known.requirements if one.address == address
     )

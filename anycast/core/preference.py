@@ -94,7 +94,9 @@ def needs_attributes(vip: Vip) -> bool:
 
 
 def _may_stay_on(vip: Vip) -> bool:
-    return vip.when_unhealthy is WhenUnhealthy.LAST_RESORT
+    return vip.when_unhealthy is WhenUnhealthy.LAST_RESORT or any(
+        one.sorry is not None for one in vip.services
+    )
 
 
 def spelt(route: Route) -> str:

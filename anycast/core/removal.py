@@ -55,7 +55,7 @@ def removes_nothing(before: Config, after: Config) -> bool:
 
 
 def _pools(vips: Iterable[Vip]) -> Iterable[Pool]:
-    return {id(service.pool): service.pool for vip in vips for service in vip.services}.values()
+    return {id(pool): pool for vip in vips for service in vip.services for pool in service.pools}.values()
 
 
 def census(

@@ -21,7 +21,7 @@ from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.members import Member
 from anycast.core.health.aim import targets_of
 from anycast.core.health.phase import Health, Phase
-from anycast.core.state import State, drained_scopes, health_of, in_use
+from anycast.core.state import State, drained_scopes, health_of, in_use, is_sorry
 from anycast.core.values.configuration import WhenUnhealthy
 
 
@@ -63,6 +63,8 @@ def moved(before: State, state: State, usual: Mapping[ipvs.Key, list[ipvs.Destin
 def _until(state: State, key: ipvs.Key, destinations: Iterable[ipvs.Destination]) -> float | None:
     """Until when those with clients keep them. None: this is no last resort; infinity: it has not ended yet."""
     until: float | None = state.resorts.get(key)
+    if is_sorry(state, key):
+        return None
     if not any(each.weight for each in destinations):
         # An agent that starts hears of one after the other: the first that is down tells nothing of all.
         heard = all(health.phase is not Phase.UNDECIDED for _, health in _members(state, key))
@@ -89,7 +91,7 @@ def _is_known_well(members: Iterable[tuple[Member, Health]]) -> bool:
 def _members(state: State, key: ipvs.Key) -> list[tuple[Member, Health]]:
     """Those that may have clients. Of two at one address and port the latter goes on, which was replaced."""
     drained = drained_scopes(state)
-    configured = state.index.services[key].membership.members
+    configured = state.index.services[key].membership.serving
     found = [(member, health_of(state, member.check)) for member in configured if member.in_use]
     found += [(member, health) for member, health, _ in kept.standing(state, key)]
     return [(member, health) for member, health in found if member.scope not in drained]
@@ -98,6 +100,8 @@ def _members(state: State, key: ipvs.Key) -> list[tuple[Member, Health]]:
 def with_spare(state: State, key: ipvs.Key, destinations: list[ipvs.Destination]) -> list[ipvs.Destination]:
     """The real servers of the service, and clients for those that checks alone are against, as far as they get any."""
     if all(each.weight for each in destinations):
+        return destinations
+    if is_sorry(state, key):
         return destinations
     members = _members(state, key)
     nobody = not any(each.weight for each in destinations)

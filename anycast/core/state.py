@@ -310,6 +310,9 @@ class State:
         PersistentMap()
     )  # services whose real servers all failed: until when those with clients keep them; infinity: none is well yet
     resort_at: float = math.inf  # not after the first of these instants
+    sorry: PersistentMap[ipvs.Key, None] = (
+        PersistentMap()
+    )  # services, by their keys for facts, whose sorry pools serve no more, and may have connections left
     expired: Mapping[ServerKey, float] = field(default_factory=dict)  # when its connections were ended last
     leaving: Mapping[Address, Leaving] = field(default_factory=dict)
     leave_at: float = math.inf  # the first instant at which one of them moves on by time alone
@@ -444,6 +447,11 @@ def pieces_of(ops: Iterable[KernelOp]) -> dict[Piece, None]:
 def services_of(state: State, key: ipvs.Key) -> ServiceFacts:
     """The facts of the service with this key."""
     return state.services[state.index.services[key].facts]
+
+
+def is_sorry(state: State, key: ipvs.Key) -> bool:
+    """Whether the clients of the service are served by its sorry pool."""
+    return services_of(state, key).by_sorry
 
 
 def kernel_table(state: State) -> ipvs.Table:

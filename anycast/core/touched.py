@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import chain
 
-from anycast.core import limited, resort
+from anycast.core import limited, resort, sorry
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.kernel import Desired, Snapshot
 from anycast.core.maintenance.stages import NODE_SCOPES, Stage
@@ -39,11 +39,12 @@ def services(before: State, state: State) -> set[ipvs.Key]:
     for key in changed(before.kernel.adopted, state.kernel.adopted):
         one = index.services.get(key)
         facts = None if one is None else state.services.get(one.facts)
-        if one is not None and (facts is None or facts.undecided):
+        if one is not None and (facts is None or facts.undecided or facts.sorry is not None):
             keys.add(one.facts)
     if limited.is_set(state.config) != limited.is_set(before.config):
         keys.update(key for vip in index.vips.values() for key in vip.facts)
     keys.update(resort.due(before, state))
+    keys.update(key for key in sorry.due(before, state) if key in index.services)
     return keys
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from anycast.core.dataplane.kernel import IPVS_SYSCTLS
 from anycast.core.dataplane.limit import CONN_MAX
-from anycast.core.dataplane.members import servers_of, uses
+from anycast.core.dataplane.members import every_server_of, uses
 from anycast.core.dataplane.traffic import EST_CPULIST, RUN_ESTIMATION
 from anycast.core.health.aim import targets_of
 from anycast.core.index import wanted_sysctls
@@ -84,7 +84,7 @@ def ways(config: Config) -> list[Way]:
         Way(f"{vip.name} {service.name}", address, server, reach(service))
         for vip, service in services(config)
         for address in vip.addresses
-        for _, server in servers_of(service, address.version)
+        for _, __, server in every_server_of(service, address.version)
     ]
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
-from anycast.core.dataplane.members import servers_of
+from anycast.core.dataplane.members import every_server_of
 from anycast.core.values.configuration import Address, Config, ConnectionSync, Protocol
 from anycast.doctor.demands import services
 from anycast.doctor.facts import Announced, Facts, Heard
@@ -111,7 +111,7 @@ def _served(config: Config) -> Iterator[tuple[object, ...]]:
     """As `Announced.served`."""
     for vip, service in services(config):
         for address in vip.addresses:
-            for server, at in servers_of(service, address.version):
+            for _, server, at in every_server_of(service, address.version):
                 if service.mark:
                     yield service.mark, at
                 else:

@@ -64,7 +64,7 @@ def finished(source: Source, setup: Setup, report: Report, place: Place) -> Impo
             "see what the report says against each line",
         )
     for vip in setup.vips:
-        if vip.services:
+        if any(service.sorry is None for service in vip.services):
             report.different(vip.place, _WITHDRAWN)
         for service in vip.services:
             if service.forwarding == "nat":
@@ -130,6 +130,7 @@ def _pruned(setup: Setup, problems: Sequence[Problem], report: Report, place: Pl
         elif section in ("bgp", "nodes") and setup.bgp is not None:
             report.impossible(place, f"{section}: {words}")
             return replace(setup, bgp=_placeholder(setup, report, place))
+    report.left_out(_lines_of_gone(setup, gone), "left out with its VIP")
     if not gone and not sections:
         first = next(iter(problems), None)
         raise SourceError(
@@ -139,6 +140,18 @@ def _pruned(setup: Setup, problems: Sequence[Problem], report: Report, place: Pl
         )
     bgp = None if setup.bgp is None else _without_vips(setup.bgp, gone)
     return replace(setup.without(gone), bgp=bgp, settings=setup.settings.without(*sections))
+
+
+def _lines_of_gone(setup: Setup, gone: AbstractSet[str]) -> set[Place]:
+    """What VIPs that are left out were made of, and no other is."""
+    out: set[Place] = set()
+    staying: set[Place] = set()
+    for vip in setup.vips:
+        lines = out if vip.name in gone else staying
+        lines.add(vip.place)
+        for service in vip.services:
+            lines.update(service.lines)
+    return out - staying
 
 
 def _without_vips(bgp: Keys, gone: AbstractSet[str]) -> Keys:

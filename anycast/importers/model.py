@@ -71,10 +71,18 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sorry:
+    """Who serves while the quorum of a service is lost. `check` None: our default."""
+
+    server: Server
+    check: Value | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     """A port of a VIP, or a mark. `check` None: our default. `flags` None: those that are usual with the scheduler.
 
-    `quorum`: as our YAML has it. `settings`: whatever else it says.
+    `quorum`: as our YAML has it. `settings`: whatever else it says. `lines`: all that it was made of.
     """
 
     port: int = 0
@@ -87,9 +95,11 @@ class Service:
     one_packet: bool | None = None
     persistence: Value | None = None
     quorum: Value | None = None
+    sorry: Sorry | None = None
     check: Value | None = None
     servers: tuple[Server, ...] = ()
     place: Place = field(default=NOWHERE, compare=False)
+    lines: tuple[Place, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,6 +71,26 @@ class Report:
             if not known:
                 del self._notes[key]
 
+    def left_out(self, lines: Iterable[Place] | None, text: str) -> None:
+        """What was said to be carried over of these lines, as it is or different, is not. None: of all lines."""
+        wanted = None if lines is None else set(lines)
+        gone: dict[Place, None] = {}
+        for key, known in list(self._notes.items()):
+            if key[0] not in (Fate.CARRIED, Fate.DIFFERENT):
+                continue
+            here = [place for place in known if wanted is None or place in wanted]
+            gone.update(dict.fromkeys(here))
+            for place in here:
+                del known[place]
+            if not known:
+                del self._notes[key]
+        others = {place for known in self._notes.values() for place in known}
+        for place in sorted(gone.keys() - others):
+            self.impossible(place, text)
+
+    def carried_lines(self) -> set[Place]:
+        return {place for (fate, _), known in self._notes.items() if fate is Fate.CARRIED for place in known}
+
     def instead_of_carried(self, text: str) -> Report:
         """The same where what was carried over, as it is or different, is not: `text` is said of its lines."""
         found = Report()

@@ -6,8 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from ipaddress import ip_address
 
-from anycast.importers.model import Place, Server, Setup, Vip
+from anycast.importers.model import Place, Server, Service, Setup, Sorry, Vip, check
 from anycast.importers.report import Report
 
 _OTHER_NODE = (
@@ -130,6 +131,50 @@ def named_apart(servers: Iterable[Server]) -> tuple[Server, ...]:
         else replace(server, name=f"{server.address.replace(':', '-').strip('-')}-{server.port or 'same'}")
         for server in found
     )
+
+
+def sorry_that_can_be(
+    word: str, server: Server, service: Service, report: Report, *, version: int
+) -> Sorry | None:
+    """The sorry pool of a service, from the line `word`. `server`: with the port that is written. `version`: of the VIP.
+
+    What becomes of the line is said here.
+    """
+    place, way = server.place, service.forwarding
+    if way != "tunnel" and version and ip_address(server.address).version != version:
+        report.impossible(
+            place, f"{word}: it is of another address family than the VIP, and only a tunnel leads there"
+        )
+        return None
+    port = server.port if way == "nat" and server.port not in (None, 0, service.port) else None
+    if any((one.address, one.port) == (server.address, port) for one in service.servers):
+        report.impossible(
+            place, f"{word}: it is a real server of the service too, and would be dead with the others"
+        )
+        return None
+    how = "icmp" if service.mark or service.protocol == "sctp" else service.protocol
+    report.different(
+        place,
+        f"{word}: sorry: as before it gets new clients while the quorum is lost. It is checked too, {_BY[how]}; at other times it stands in the "
+        "kernel's table with weight 0; and while it serves, the VIP is announced as the last resort, so that nodes with real servers are preferred",
+    )
+    if way != "nat" and ip_address(server.address).is_loopback:
+        report.different(
+            place,
+            f"{word}: it is this node itself, and packets arrive there with the VIP's address: the program must listen at that address too",
+        )
+    if port is None and server.port not in (None, 0, service.port):
+        report.different(
+            place, f"{word}: with {way} no port is changed, so it is served at that of the service"
+        )
+    return Sorry(server=replace(server, port=port), check=None if how == "tcp" else check(how))
+
+
+_BY = {
+    "tcp": "by a TCP handshake",
+    "udp": "for `port unreachable`",
+    "icmp": "by icmp",
+}
 
 
 def one_packet_that_can_be(

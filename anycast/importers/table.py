@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from anycast.importers.model import NOWHERE, Keys, Place, Server, Service, Value, check, keys
 from anycast.importers.numbers import duration
@@ -16,6 +16,7 @@ from anycast.importers.services import (
     named_apart,
     one_packet_that_can_be,
     scheduler_that_can_be,
+    sorry_that_can_be,
 )
 from anycast.importers.vips import Served, of_version
 
@@ -60,6 +61,9 @@ class Listed:
     name: str = ""
     comment: str = ""
     reals: list[Real] = field(default_factory=list)
+    sorry: Server | None = None  # with the port that is written
+    sorry_word: str = ""  # of its line
+    lines: tuple[Place, ...] = ()  # all of it
 
     @property
     def default_check(self) -> Value | None:
@@ -95,7 +99,9 @@ def _served(one: Listed, report: Report) -> Served | None:
             one.place, "a service without real servers: a VIP needs one; write it once there is one"
         )
         return None
-    scheduler = scheduler_that_can_be(one.scheduler, len(one.reals), one.place, report)
+    scheduler = scheduler_that_can_be(
+        one.scheduler, len(one.reals) + (one.sorry is not None), one.place, report
+    )
     if scheduler in LOCAL_CHOICE:
         report.different(one.place, LOCAL_CHOICE[scheduler])
     persistent = one.timeout is not None
@@ -130,7 +136,11 @@ def _served(one: Listed, report: Report) -> Served | None:
         check=one.check,
         servers=_servers(one, way, tunnel, report),
         place=one.place,
+        lines=one.lines,
     )
+    if one.sorry is not None:
+        sorry = sorry_that_can_be(one.sorry_word, one.sorry, service, report, version=one.version)
+        service = replace(service, sorry=sorry)
     return Served(address=one.address, service=service, place=one.place, name=one.name, comment=one.comment)
 
 

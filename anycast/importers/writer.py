@@ -8,8 +8,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 
-from anycast.importers.model import Keys, Server, Service, Setup, Value, Vip
+from anycast.importers.model import Keys, Server, Service, Setup, Sorry, Value, Vip
 
 _WIDTH = 110  # characters of a line
 _PLAIN = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9_./%+*?=~^$@-]*( [A-Za-z0-9_./%+=-]+)*\Z")
@@ -18,7 +19,7 @@ _WITH_PORT = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}:[0-9]{1,5}\Z", re.ASCII)
 _NOT_TEXT = re.compile(
     r"(?i:null|true|false|yes|no|on|off|y|n|~)\Z|[-+]?[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?\Z|0[xob]|[0-9]+:|\.inf|\.nan"
 )
-_FIELDS = ("scheduler", "flags", "forwarding", "tunnel", "one_packet", "persistence", "quorum")
+_FIELDS = ("scheduler", "flags", "forwarding", "tunnel", "one_packet", "persistence", "quorum", "sorry")
 _DEFAULTS: Mapping[str, Value] = {"scheduler": "mh", "forwarding": "dr"}
 
 
@@ -103,11 +104,12 @@ class _Writer:
     pools: dict[tuple[Server, ...], str] = field(default_factory=dict)
     checks: dict[Value, str] = field(default_factory=dict)
     pool_checks: dict[str, Value | None] = field(default_factory=dict)
+    sorry: dict[Sorry, str] = field(default_factory=dict)
 
     def users(self, section: str, name: str) -> list[str]:
         def uses(part: _Part) -> bool:
             if section == "pools":
-                return part.pool == name
+                return name in (part.pool, self.sorry.get(part.service.sorry) if part.service.sorry else "")
             checks = (part.service.check, self.pool_checks.get(part.pool))
             return any(check is not None and self.checks.get(check) == name for check in checks)
 
@@ -138,7 +140,7 @@ class _Writer:
         if self.checks:
             named = (line for check, name in self.checks.items() for line in _entry(name, check, 2))
             yield from self._section("checks", named)
-        if self.pools:
+        if self.pools or self.sorry:
             yield from self._section("pools", self._pools())
         yield from self._section("vips", (line for vip, some in parts for line in self._vip(vip, some)))
 
@@ -165,6 +167,11 @@ class _Writer:
                 name = _unique(_common(list(names)), taken, "servers")
                 taken.add(name)
                 self.pools[servers] = name
+        for sorry in (service.sorry for vip in self.setup.vips for service in vip.services):
+            if sorry is not None and sorry not in self.sorry:
+                tried = ("sorry" if n == 1 else f"sorry-{n}" for n in count(1))
+                self.sorry[sorry] = next(name for name in tried if name not in taken)
+                taken.add(self.sorry[sorry])
 
     def _check_pools(self, parts: Sequence[tuple[Vip, tuple[_Part, ...]]]) -> None:
         """A pool whose users all have one check has it."""
@@ -179,6 +186,7 @@ class _Writer:
     def _name_checks(self, parts: Sequence[tuple[Vip, tuple[_Part, ...]]]) -> None:
         """A check that is written in several places gets a name."""
         used: Counter[Value] = Counter(check for check in self.pool_checks.values() if check is not None)
+        used.update(sorry.check for sorry in self.sorry if sorry.check is not None)
         for _, some in parts:
             used.update({check for part in some if (check := self._own_check(part)) is not None})
         numbers: Counter[str] = Counter()
@@ -210,6 +218,19 @@ class _Writer:
             if (check := self.pool_checks.get(name)) is not None:
                 yield from _entry("check", self._checked(check), 4)
             yield from _servers(servers, 4)
+        for sorry, name in self.sorry.items():
+            if sorry.check is None and not sorry.server.comment:
+                yield f"  {name}: {scalar((_server(sorry.server),))}"
+                continue
+            yield f"  {name}:"
+            if sorry.check is not None:
+                yield from _entry("check", self._checked(sorry.check), 4)
+            yield from _servers((sorry.server,), 4)
+
+    def _setting(self, service: Service, name: str) -> Value | None:
+        if name == "sorry":
+            return None if service.sorry is None else self.sorry[service.sorry]
+        return _setting(service, name)
 
     def _vip(self, vip: Vip, parts: tuple[_Part, ...]) -> Iterator[str]:
         yield from (f"  # {line}" for line in vip.comment.split("\n") if line)
@@ -242,7 +263,7 @@ class _Writer:
         if (check := self._own_check(part)) is not None:
             yield from _entry("check", self._checked(check), indent)
         for name in _FIELDS:
-            if (value := _setting(part.service, name)) is not None:
+            if (value := self._setting(part.service, name)) is not None:
                 yield from _entry(name, value, indent)
 
     def _several(self, parts: tuple[_Part, ...]) -> Iterator[str]:
@@ -250,7 +271,7 @@ class _Writer:
         first = parts[0]
         shared: dict[str, Value] = {}
         for name in _FIELDS:
-            values = {_setting(part.service, name) for part in parts}
+            values = {self._setting(part.service, name) for part in parts}
             if len(values) == 1 and (value := values.pop()) is not None:
                 shared[name] = value
         same_servers = all(part.service.servers == first.service.servers for part in parts)
@@ -278,7 +299,7 @@ class _Writer:
             if not same_check and (check := self._own_check(part)) is not None:
                 entries.append(("check", self._checked(check)))
             for name in _FIELDS:
-                if name not in shared and (value := _setting(part.service, name)) is not None:
+                if name not in shared and (value := self._setting(part.service, name)) is not None:
                     entries.append((name, value))
             own = not part.pool and not same_servers
             yield from _service(entries, part.service.servers if own else ())

@@ -76,6 +76,8 @@ def vip_look(state: State, vip: Vip, routes: status.Routing) -> Look:
     if stage is not Stage.ACTIVE:
         return Look("warn", f"leaving: {stage}")
     if status.is_announced(routes, vip) and verdict.advertise != "no":
+        if verdict.reason == "sorry":
+            return Look("bad", "sorry pool")
         return Look("bad", "last resort") if verdict.is_last_resort else Look("ok", "announced")
     if verdict.reason in ("starting", "stopping"):
         return Look("warn", str(verdict.reason))
@@ -165,11 +167,7 @@ class Memory:
         config = board.state.config
         if self._machines is None or self._machines[0] is not config:
             numbers = iter(
-                machines(
-                    ((block.service.pool.name, row.server.name), row.address)
-                    for block in board.blocks.values()
-                    for row in block.rows
-                )
+                machines((row.scope, row.address) for block in board.blocks.values() for row in block.rows)
             )
             found = {key: list(islice(numbers, len(block.rows))) for key, block in board.blocks.items()}
             self._machines = config, found
@@ -796,6 +794,7 @@ class _Page:
             el("strong", told["name"]),
             " → ",
             told["pool"],
+            *self.sorry(told),
             " ",
             el("span", f"{usable} usable", class_=f"{'bad' if few else 'ok'} badge")
             if few
@@ -832,6 +831,22 @@ class _Page:
             )
         yield Markup("</details>\n")
 
+    @staticmethod
+    def sorry(told: Mapping[str, Any]) -> Iterator[Markup | str]:
+        """Of a service with a sorry pool: whether it serves, and whether it could."""
+        pools = [family["sorry"] for family in told["families"] if family["sorry"]]
+        if not pools:
+            return
+        name = told["sorry_pool"]
+        if any(one["serves"] for one in pools):
+            yield " "
+            yield el("span", f"served by the sorry pool {name}", class_="bad badge")
+        elif all(one["usable"] for one in pools):
+            yield el("span", f" (sorry: {name})", class_="dim")
+        else:
+            yield " "
+            yield el("span", f"the sorry pool {name} cannot serve", class_="warn badge")
+
     def of_service(self, block: Block) -> Markup | None:
         """What it carries, where the VIP has others too."""
         if len(block.vip.services) == 1:
@@ -859,6 +874,7 @@ class _Page:
             el(
                 "th",
                 row.server.name,
+                el("span", " sorry", class_="dim") if row.sorry else None,
                 el("span", f"{place}:{row.port}", class_="in under mono"),
                 el("span", short(detail), class_=f"{look.kind} under") if detail else None,
                 scope="row",

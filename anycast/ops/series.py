@@ -361,6 +361,18 @@ _SERVICES: dict[str, tuple[str, Callable[[ServiceFacts], float]]] = {
         "Share of the real servers that can still fail before the VIP is withdrawn",
         lambda found: max(0.0, (found.serving - found.quorum.low) / found.total) if found.total else 0.0,
     ),
+    "anycast_service_sorry": (
+        "1 while the sorry pool serves, because the quorum of the real servers is lost",
+        lambda found: found.by_sorry,
+    ),
+    "anycast_service_sorry_servers": (
+        "Servers of the sorry pool",
+        lambda found: 0 if found.sorry is None else found.sorry.total,
+    ),
+    "anycast_service_sorry_usable": (
+        "Servers of the sorry pool that are usable",
+        lambda found: 0 if found.sorry is None else found.sorry.usable,
+    ),
 }
 
 

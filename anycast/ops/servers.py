@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from anycast.core.dataplane import ipvs
-from anycast.core.dataplane.members import check_of, server_port, servers_of, service_key, versions
+from anycast.core.dataplane.members import check_of, every_server_of, server_port, service_key, versions
 from anycast.core.health.phase import Health
 from anycast.core.maintenance.stages import server_scope
 from anycast.core.state import State, drained_scopes, health_of, kernel_table
@@ -26,6 +26,7 @@ class Row:
     services: tuple[ipvs.Key, ...]  # behind the VIP's addresses of the family
     place: int  # among the destinations of each, in the canonical order
     sees_answers: bool  # whether they come back through this node
+    sorry: bool = False  # it has clients while the quorum of the others is lost
 
 
 class Seen(NamedTuple):
@@ -41,8 +42,8 @@ class Seen(NamedTuple):
 
 
 def rows(vip: Vip, service: Service) -> tuple[Row, ...]:
-    """In the order of the configuration, each address of a server once."""
-    found: dict[tuple[str, Address], Row] = {}
+    """In the order of the configuration, each address of a server once; those of the sorry pool last."""
+    found: dict[tuple[bool, str, Address], Row] = {}
     for version in versions(vip):
         keys = tuple(
             dict.fromkeys(
@@ -50,24 +51,26 @@ def rows(vip: Vip, service: Service) -> tuple[Row, ...]:
             )
         )
         members = [
-            (server, address, server_port(service, server))
-            for server, address in servers_of(service, version)
+            (pool, server, address, server_port(service, server))
+            for pool, server, address in every_server_of(service, version)
         ]
-        order = sorted(range(len(members)), key=lambda at: _canonical(*members[at][1:]))
+        order = sorted(range(len(members)), key=lambda at: _canonical(*members[at][2:]))
         places = {number: place for place, number in enumerate(order)}
-        for number, (server, address, port) in enumerate(members):
+        for number, (pool, server, address, port) in enumerate(members):
+            sorry = pool is service.sorry
             row = Row(
                 server=server,
                 address=address,
                 port=port,
-                check=check_of(vip, service, server, address),
-                scope=server_scope(service.pool.name, server.name),
+                check=check_of(vip, service, server, address, pool),
+                scope=server_scope(pool.name, server.name),
                 services=keys,
                 place=places[number],
                 sees_answers=sees_answers(service),
+                sorry=sorry,
             )
-            found.setdefault((server.name, address), row)
-    return tuple(found.values())
+            found.setdefault((sorry, server.name, address), row)
+    return tuple(sorted(found.values(), key=lambda row: row.sorry))
 
 
 def sees_answers(service: Service) -> bool:

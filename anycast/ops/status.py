@@ -883,12 +883,14 @@ def _services(
                 "unproven": found.unproven,
                 "total": found.total,
                 "kept": found.kept,
+                "sorry": _sorry(found, clock),
             }
         )
     return [
         {
             "name": service.name,
             "pool": service.pool.name,
+            "sorry_pool": None if service.sorry is None else service.sorry.name,
             "scheduler": str(service.scheduler),
             "flags": sorted(map(str, service.flags)),
             "forwarding": str(service.forwarding),
@@ -908,6 +910,18 @@ def _services(
         }
         for service in vip.services
     ]
+
+
+def _sorry(found: ServiceFacts, clock: Clock) -> dict[str, Any] | None:
+    """`since`: when its sorry pool began to serve, or ceased to."""
+    if (sorry := found.sorry) is None:
+        return None
+    return {
+        "serves": sorry.serves,
+        "usable": sorry.usable,
+        "total": sorry.total,
+        **clock.since(sorry.since),
+    }
 
 
 def local_services(state: State, vip: Vip) -> Iterator[tuple[str, int, Requirement | None]]:
@@ -970,6 +984,7 @@ def server_status(row: Row, found: Seen, clock: Clock) -> dict[str, Any]:
         "name": row.server.name,
         "address": str(row.address),
         "port": row.port,
+        "sorry": row.sorry,
         "drained": found.drained,
         "phase": str(health.phase),
         "detail": server_detail(health, clock.now),

@@ -36,7 +36,7 @@ from anycast.core.values.report import Report
 from anycast.core.values.route import GRACEFUL_SHUTDOWN, Prefix, Route
 from anycast.core.values.standing import Standing
 from anycast.core.view import At, Receipt
-from anycast.core.vip.decide import Advertise, Facts, Reason, ServiceFacts, Verdict, decide
+from anycast.core.vip.decide import Advertise, Facts, Reason, ServiceFacts, SorryFacts, Verdict, decide
 from anycast.core.vip.facts import facts, recent_crashes, start_hold
 from anycast.core.vip.hold import FREE
 from anycast.core.vip.requirements import Requirement
@@ -162,6 +162,8 @@ def _headline(case: _Case, verdict: Verdict, *, announced: bool) -> str:
             word = "still announced, and is being withdrawn"
         case Advertise.NO, False:
             word = "not announced"
+        case Advertise.DRAIN, True if verdict.reason is Reason.SORRY:
+            word = f"{_by_whom(case)}, and announced as the last resort"
         case Advertise.DRAIN, True:
             word = "announced as the last resort"
         case _, True:
@@ -172,6 +174,14 @@ def _headline(case: _Case, verdict: Verdict, *, announced: bool) -> str:
             return f"{case.vip.name} is not announced, although it should be: {next(_obstacles(case), 'unknown')}"
     detail = f" ({verdict.detail})" if verdict.detail else ""
     return f"{case.vip.name} is {word}: {_MEANING[verdict.reason]}{detail}"
+
+
+def _by_whom(case: _Case) -> str:
+    began = [one.sorry.since for one in case.facts.services if one.sorry and one.sorry.serves]
+    since = min((at for at in began if at is not None), default=None)
+    if since is None:
+        return "served by its real servers again"
+    return f"served by the sorry pool since {_moment(case, since)}"
 
 
 _MEANING = {
@@ -187,6 +197,7 @@ _MEANING = {
     Reason.NODE_CHECK_FAILED: "a check that the node requires fails",
     Reason.VIP_CHECK_FAILED: "a check that the VIP requires fails",
     Reason.LOCAL_CHECK_FAILED: "what this node itself serves of it fails its check",
+    Reason.SORRY: "too few real servers are, or were, usable",
     Reason.HEALTHY: "everything it needs is in place",
 }
 
@@ -335,8 +346,8 @@ def _services(case: _Case) -> Link:
 
 
 def _service(case: _Case, one: ServiceFacts) -> Item:
-    needed = _needed(case.facts, one)
-    which = "to stay announced" if case.facts.whole else "to be announced"
+    needed = one.needs(whole=case.facts.whole)
+    which = "to stay announced" if needed == one.quorum.low and case.facts.whole else "to be announced"
     text = f"{one.name}: {one.usable} of {_count(one.total, 'real server')} usable, {needed} needed {which}"
     if one.unheard:
         text += f", {one.unheard} without a result yet"
@@ -344,9 +355,11 @@ def _service(case: _Case, one: ServiceFacts) -> Item:
         text += f", {one.untested + one.unproven} that cannot be checked ({one.fault})"
     if one.kept:
         text += f"; {one.kept} that were replaced go on until {one.quorum.low} of these are usable"
+    if one.sorry is not None:
+        text += f"; {_sorry(case, one.sorry)}"
     stays = case.vip.when_unhealthy is WhenUnhealthy.LAST_RESORT
     limited = case.facts.limited and case.facts.advertised
-    if one.spare and not one.serving and (stays or limited):
+    if one.spare and not one.serving and not one.by_sorry and (stays or limited):
         by = "when_unhealthy: last_resort" if stays else "fleet.velocity"
         text += f"; so the {one.spare} that only checks are against get clients ({by})"
     return Item(
@@ -363,12 +376,19 @@ def _service(case: _Case, one: ServiceFacts) -> Item:
             "needed": needed,
             "low": one.quorum.low,
             "high": one.quorum.high,
+            "sorry": one.by_sorry,
         },
     )
 
 
-def _needed(f: Facts, service: ServiceFacts) -> int:
-    return service.quorum.low if f.whole else service.quorum.high
+def _sorry(case: _Case, sorry: SorryFacts) -> str:
+    count = f"{sorry.usable} of {sorry.total} usable"
+    if sorry.serves and sorry.since is not None:
+        return f"the sorry pool serves since {_moment(case, sorry.since)} ({count})"
+    if sorry.leaving and sorry.since is not None:
+        until = sorry.since + case.state.config.timing.server_drain
+        return f"its sorry pool served until {_moment(case, sorry.since)}, its connections may last until {_moment(case, until)}"
+    return f"its sorry pool stands by ({count})" if sorry.usable else f"its sorry pool cannot serve ({count})"
 
 
 def _requirements(case: _Case) -> Link | None:
@@ -727,10 +747,12 @@ def would_change(case: _Case, verdict: Verdict) -> Iterator[str]:
             yield from _to_mend(case)
         case Reason.UNPROVEN:
             yield from _to_be_proven(case)
-        case Reason.BELOW_QUORUM:
+        case Reason.BELOW_QUORUM | Reason.SORRY:
+            yield from _to_be_left(case)
             for service in case.facts.services:
                 if (sentence := _to_reach_quorum(case, service)) is not None:
                     yield sentence
+                    yield from _to_be_sorry(case, service)
         case Reason.NODE_CHECK_FAILED | Reason.VIP_CHECK_FAILED | Reason.LOCAL_CHECK_FAILED:
             for one in _ours(case):
                 health = health_of(case.state, one.check)
@@ -839,7 +861,7 @@ def _to_mend(case: _Case) -> Iterator[str]:
 
 def _to_be_proven(case: _Case) -> Iterator[str]:
     for service in case.facts.services:
-        if service.untested + service.unproven and _needed(case.facts, service) > service.serving:
+        if service.untested + service.unproven and service.needs(whole=case.facts.whole) > service.serving:
             yield (
                 f"{service.name}: this node must be able to check its real servers again ({service.fault}); whether "
                 "they are well is not known"
@@ -850,21 +872,43 @@ def _to_be_proven(case: _Case) -> Iterator[str]:
             yield f"{_asked(requirement)} must be checked again: {_health(case, health)}"
 
 
+def _to_be_left(case: _Case) -> Iterator[str]:
+    ends = [
+        one.sorry.since for one in case.facts.services if one.sorry and one.sorry.leaving and one.sorry.since
+    ]
+    if ends:
+        until = _moment(case, max(ends) + case.state.config.timing.server_drain)
+        yield f"the connections to the sorry pool must end: the kernel is asked every {case.state.config.timing.reconcile:g} s, and at {until} they are ended"
+
+
+def _to_be_sorry(case: _Case, service: ServiceFacts) -> Iterator[str]:
+    if service.sorry is None or service.sorry.usable:
+        return
+    rows = [(row, found) for row, found in _rows_of(case, service) if row.sorry]
+    named = _list([f"{row.server.name} ({_state_of(case, row, found)})" for row, found in rows], "; ")
+    yield f"{service.name}: or its sorry pool serves meanwhile, once one of {named} can"
+
+
+def _rows_of(case: _Case, service: ServiceFacts) -> Iterator[tuple[Row, Seen]]:
+    version = 6 if service.name.endswith("6") else 4
+    for one, row, found in case.rows:
+        # With a tunnel one address may be behind both families.
+        if f"{one.name} IPv{version}" == service.name and (
+            one.forwarding is Forwarding.TUNNEL
+            or any(ipvs.version_of(key) == version for key in row.services)
+        ):
+            yield row, found
+
+
 def _to_reach_quorum(case: _Case, service: ServiceFacts) -> str | None:
-    needed = _needed(case.facts, service)
+    needed = service.needs(whole=case.facts.whole)
     lacking = needed - (service.possible if case.facts.whole else service.serving)
     if lacking <= 0:
         return None
-    version = 6 if service.name.endswith("6") else 4
     out = [
         (row, found)
-        for one, row, found in case.rows
-        if f"{one.name} IPv{version}" == service.name
-        and (
-            one.forwarding is Forwarding.TUNNEL  # one address may be behind both families
-            or any(ipvs.version_of(key) == version for key in row.services)
-        )
-        and (found.drained or not found.health.is_up)
+        for row, found in _rows_of(case, service)
+        if not row.sorry and (found.drained or not found.health.is_up)
     ]
     head = (
         f"{service.name}: {service.usable} of {_count(service.total, 'real server')} usable, {needed} needed"

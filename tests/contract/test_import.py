@@ -43,14 +43,19 @@ def _namespace() -> Iterator[None]:
 
 
 def table_of(config: Config) -> Table:
-    """With every real server usable."""
+    """With every real server usable, so that no sorry pool serves."""
     memo = Memo()
     found: Table = {}
     for vip in config.vips:
         for address in vip.addresses:
             for key, service in zip(keys_of(vip, address), vip.services, strict=True):
                 made = membership(vip, service, address.version, memo)
-                found = {**found, key: entry(made.empty, [member.up for member in made.members])}
+                found = {
+                    **found,
+                    key: entry(
+                        made.empty, [member.down if member.sorry else member.up for member in made.members]
+                    ),
+                }
     return found
 
 
@@ -112,13 +117,20 @@ def test_the_table_is_that_of_keepalived_but_for_what_the_report_says(
 ) -> None:
     file = SAMPLES / "keepalived" / f"{name}.conf"
     here, report = imported(file, source=Source.KEEPALIVED, node=node)
+    # keepalived puts its sorry server into the table only when it serves.
+    sorry = [line for line in here if " -r 10.9.2.99:" in line]
+    assert all(line.endswith(" -w 0") for line in sorry)
+    assert bool(sorry) == any(note.text.startswith("sorry_server: sorry") for note in report.notes())
+    only_here = sorted(only_here + sorry)
     wanted = [line for line in here if line not in only_here] + only_there
     with Keepalived(file, tmp_path, *(["-i", node] if node else [])) as keepalived:
         there = keepalived.table(until=wanted)
     assert sorted(set(there) - set(here)) == only_there
     assert sorted(set(here) - set(there)) == only_here
     said = [note.text for note in report.notes() if note.fate is Fate.DIFFERENT]
-    assert bool(only_here) == any("fallback is added" in text for text in said)
+    assert bool(only_here) == any(
+        "sorry_server: sorry" in text or "fallback is added" in text for text in said
+    )
 
 
 RUNNING = """\

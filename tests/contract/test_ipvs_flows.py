@@ -346,6 +346,40 @@ def test_a_server_of_a_hundred_at_weight_0_moves_no_flow_of_the_others(version: 
     assert [port for port in others if before[port] != after[port]] == []
 
 
+@pytest.mark.parametrize("version", KEYS)
+def test_a_sorry_server_that_serves_in_an_outage_moves_no_flow_of_another(version: int) -> None:
+    """It stands by in the second place of four. At each step only flows whose server has gone, or is back, move."""
+    key, ones = KEYS[version], servers(4, version)
+    first, sorry, *_ = [each.address for each in ones]
+
+    def table(*weights: int) -> Table:
+        some = [replace(each, weight=weight) for each, weight in zip(ones, weights, strict=True)]
+        return {key: replace(maglev(*some, key=key)[key], one_packet=True)}
+
+    written: list[set[type]] = []
+    with node() as one, one.listening() as taken:
+
+        def choices(*weights: int) -> Choices:
+            written.append({type(op) for op in one.become(table(*weights))})
+            taken()
+            one.send(FLOWS, key)
+            found = dict(taken())
+            assert set(found) == set(FLOWS)
+            return found
+
+        well = choices(1, 0, 1, 1)
+        fewer = choices(0, 0, 1, 1)
+        outage = choices(0, 1, 0, 0)
+        one_back = choices(1, 0, 0, 0)
+        again = choices(1, 0, 1, 1)
+    assert written[1:] == [{SetDestination}] * 4, "weights alone: nobody enters or leaves the table"
+    assert sorry not in {*well.values(), *fewer.values()}
+    assert {port for port in FLOWS if fewer[port] != well[port]} == {p for p in FLOWS if well[p] == first}
+    assert set(outage.values()) == {sorry}
+    assert set(one_back.values()) == {first}
+    assert again == well
+
+
 def test_a_server_that_is_down_from_the_start_and_one_that_failed_later_make_the_same_choices() -> None:
     table = maglev(*with_one_down(weighted(COUNT), 11))
     with node() as one:

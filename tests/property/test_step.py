@@ -48,7 +48,7 @@ from anycast.core.maintenance.stages import (
 from anycast.core.owned import NOTHING
 from anycast.core.prefixes import host_route
 from anycast.core.reload import serves_itself
-from anycast.core.state import State, drained_scopes, health_of
+from anycast.core.state import State, drained_scopes, health_of, services_of
 from anycast.core.step import begin, next_wake, step
 from anycast.core.values.configuration import (
     HERE,
@@ -388,7 +388,7 @@ class World(RuleBasedStateMachine):
     def check_ready(self, vip: Vip, address: Address, *, last: bool) -> None:
         """A route that comes up: the kernel, as last read, serves it with its quorum of usable servers.
 
-        As the last resort with any.
+        As the last resort with any. With a sorry pool the service itself remembers which mark counts.
         """
         assert self.state.kernel.error is None
         snapshot = self.state.kernel.snapshot
@@ -401,7 +401,8 @@ class World(RuleBasedStateMachine):
         for service in vip.services:
             entry = snapshot.table[service_key(address, service)]
             usable = [d for d in entry.destinations if d.weight > 0]
-            assert len(usable) >= (1 if last else service.quorum.high)
+            facts = services_of(self.state, service_key(address, service))
+            assert len(usable) >= (1 if last else facts.needs(whole=False))
 
     def check_program(self, program: ev.ProgramKernel) -> None:
         for op in program.ops:

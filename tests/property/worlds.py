@@ -145,6 +145,7 @@ def staying(one: Vip) -> Vip:
 
 
 HTTP = Check(kind=HttpCheck(tls=False), rise=1, fall=2)
+SORRY = Pool(name="sorry", servers=(server(6), server(7, weight=2)), check=CHECK)
 
 CONFIGS = (
     config(vip("web", 1, (1, 2, 3))),
@@ -175,6 +176,12 @@ CONFIGS = (
     config(here("web", 1), vip("log", 2, (1, 2))),
     config(replace(vip("web", 1, (1, 2, 3)), local=(Local(port=443, check=CHECK),)), here("log", 3)),
     config(vip("web", 1, (1, 2, 3), persistence=Persistence()), vip("log", 2, (1, 2)), manage_sysctls=False),
+    # Sorry pools: one that others have real servers of, and one whose servers are checked in another way.
+    config(
+        vip("web", 1, (1, 2, 3), sorry=SORRY),
+        vip("log", 2, (1, 6), sorry=replace(SORRY, servers=(server(5),))),
+    ),
+    config(staying(vip("web", 1, (1, 2), sorry=replace(SORRY, check=HTTP))), vip("log", 2, (1, 2))),
 )
 
 _SERVER_ADDRESSES = [ip_address(f"10.9.2.{n}") for n in range(1, 7)]

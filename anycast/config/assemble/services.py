@@ -49,14 +49,14 @@ _SLOTS = {Scheduler.MH: MAGLEV_SLOTS, Scheduler.SH: SOURCE_SLOTS}
 
 _FOR_ALL = (
     "protocol", "pool", "check", "scheduler", "flags", "forwarding", "tunnel", "one_packet", "persistence",
-    "expire_failed", "server_capacity", "quorum", "local",
+    "expire_failed", "server_capacity", "quorum", "sorry", "local",
 )  # fmt: skip
 """What a VIP says for those of its services that do not say otherwise."""
 _GOES_WITH = {"flags": "scheduler", "tunnel": "forwarding"}
 """What has no meaning beside another value of this: then the VIP's is not taken."""
 _OF_IPVS = (
     "mark", "pool", "servers", "scheduler", "flags", "forwarding", "tunnel", "one_packet", "persistence", "expire_failed",
-    "server_capacity", "quorum",
+    "server_capacity", "quorum", "sorry",
 )  # fmt: skip
 """What has no meaning where the node itself serves."""
 _WITHOUT_CHECK = {
@@ -93,7 +93,14 @@ class _Use:
     ports: tuple[tuple[Path, int], ...]  # none with a mark
     pool: Pool | None
     check: ServerTree | None
+    sorry: Pool | None = None
     inherited: frozenset[str] = frozenset()
+
+    @property
+    def pools(self) -> list[tuple[Pool, ServerTree | None]]:
+        """Each with the check that is written for it; None: another is, which is wrong, or none."""
+        both = [] if self.pool is None else [(self.pool, self.check or self.pool.check)]
+        return both if self.sorry is None else [*both, (self.sorry, self.sorry.check)]
 
     def at(self, *place: str | int) -> Path:
         """Where a setting stands: with the service, or with its VIP."""
@@ -150,15 +157,16 @@ class Vips(Assembler):
                 local += self._served_here(use, path, required=require is not None)
                 continue
             services += self._serve(use, path, families)
-            if use.pool is None or not use.pool.whole or not self._whole(use.at("forwarding")):
+            if not self._whole(use.at("forwarding")):
                 continue
-            for place, address in addresses:
-                count = count_of(use.pool, address.version, use.serving.forwarding)
-                if count == 0 and (place, use.pool.name) not in lacking:
-                    lacking.add((place, use.pool.name))
-                    what = f"no server at {dotted(use.pool.path)} has an IPv{address.version} address to serve {address}"
-                    self._say(place, what, "give the servers one, or remove this address")
-            self._mixed(use, addresses)
+            for pool, _ in use.pools:
+                for place, address in addresses if pool.whole else ():
+                    count = count_of(pool, address.version, use.serving.forwarding)
+                    if count == 0 and (place, pool.name) not in lacking:
+                        lacking.add((place, pool.name))
+                        what = f"no server at {dotted(pool.path)} has an IPv{address.version} address to serve {address}"
+                        self._say(place, what, "give the servers one, or remove this address")
+                self._mixed(use, pool, addresses)
         if not addresses or not (services or local or vip.local):
             return None
         return model.Vip(
@@ -225,31 +233,30 @@ class Vips(Assembler):
         """Whether all that is served so far is not too much. What is, is looked at no further."""
         ports = 1 if use.serving.mark else len(use.ports)
         # Each address of what the node itself serves is checked.
-        servers = len(addresses) if use.serving.local else len(use.pool.servers) if use.pool else 0
+        servers = len(addresses) if use.serving.local else sum(len(pool.servers) for pool, _ in use.pools)
         self._entries += ports * len(addresses) * (0 if use.serving.local else max(1, servers))
-        checks = len(list(leaves_of(use.check or (use.pool.check if use.pool else None) or DEFAULT_CHECK)))
-        self._probes += ports * servers * checks
-        for number, most, each in (
+        if use.serving.local:
+            self._probes += ports * servers * len(list(leaves_of(use.check or DEFAULT_CHECK)))
+        else:
+            for pool, check in use.pools:
+                each = len(list(leaves_of(check or DEFAULT_CHECK)))
+                self._probes += ports * len(pool.servers) * each
+        for number, most, what_of in (
             (self._entries, MOST_ENTRIES, "real servers, each counted for every port and address it serves"),
             (self._probes, MOST_PROBES, "checks of real servers, each counted for every port"),
         ):
             if number > most:
                 if self._context.once("carried"):
-                    what = f"up to here the configuration comes to {number:,} {each}"
+                    what = f"up to here the configuration comes to {number:,} {what_of}"
                     self._say(
                         use.path, what, f"{most:,} are the most: write fewer ports, addresses or servers"
                     )
                 return False
         return True
 
-    def _mixed(self, use: _Use, addresses: Sequence[tuple[Path, Address]]) -> None:
+    def _mixed(self, use: _Use, pool: Pool, addresses: Sequence[tuple[Path, Address]]) -> None:
         """Real servers of the other family exclude connection sync."""
-        pool = use.pool
-        if (
-            pool is None
-            or self._context.file.connection_sync is None
-            or use.serving.forwarding is not Forwarding.TUNNEL
-        ):
+        if self._context.file.connection_sync is None or use.serving.forwarding is not Forwarding.TUNNEL:
             return
         do = "or remove connection_sync"
         for place, address in addresses:
@@ -442,6 +449,9 @@ class Vips(Assembler):
                 ports=tuple(ports),
                 pool=pool,
                 check=check,
+                sorry=None
+                if serving.local
+                else self._pools.named((*(vip if "sorry" in inherited else path), "sorry"), serving.sorry),
                 inherited=inherited,
             )
 
@@ -491,12 +501,17 @@ class Vips(Assembler):
         self._to_vip(use)
         if pool is None:
             return []
-        self._pool_fits(use, pool, families)
+        self._pool_fits(use, families)
+        if use.sorry is not None:
+            self._sorry_fits(use, pool, use.sorry)
         require = (
             self._checks.require(use.path, serving.require) if isinstance(serving, schema.Service) else None
         )
         capacity = self._built(use.at("server_capacity"), serving.server_capacity, Capacity)
         core_pool = self._core_pool(pool, use.check or pool.check or DEFAULT_CHECK, use)
+        sorry = (
+            None if use.sorry is None else self._core_pool(use.sorry, use.sorry.check or DEFAULT_CHECK, use)
+        )
         services = [
             model.Service(
                 protocol=use.protocol,
@@ -512,6 +527,7 @@ class Vips(Assembler):
                 expire_failed=_expiry(use),
                 server_capacity=capacity,
                 quorum=quorum,
+                sorry=sorry,
                 require=require,
             )
             for port in ([0] if serving.mark else [port for _, port in use.ports])
@@ -639,8 +655,12 @@ class Vips(Assembler):
                 )
         if protocol is Protocol.TCP or use.serving.check is not None:
             return
-        if use.pool and not use.pool.check_given and self._whole(use.at("check"), use.at("mark")):
-            what, do = _WITHOUT_CHECK[protocol]
+        self._has_check(use, use.pool)
+
+    def _has_check(self, use: _Use, pool: Pool | None) -> None:
+        """Where the default check proves nothing about the protocol."""
+        if pool and not pool.check_given and self._whole(use.at("check"), use.at("mark")):
+            what, do = _WITHOUT_CHECK[use.protocol]
             self._say(use.at("protocol"), what, do)
 
     def _mark(self, use: _Use, families: tuple[int, ...]) -> None:
@@ -654,7 +674,11 @@ class Vips(Assembler):
             self._say(place, what, "give each service a mark of its own")
         if pool is None or not self._whole(use.at("check")):
             return
-        check = _check_of(use, pool)
+        self._has_port(use, pool, _check_of(use, pool))
+
+    def _has_port(self, use: _Use, pool: Pool, check: ServerTree | None) -> None:
+        """Where a mark is served."""
+        place = use.at("mark")
         if check is None or all(has_port(leaf) for leaf in leaves_of(check)):
             return
         if pool.servers and any(server.port is None for server in pool.servers):
@@ -666,8 +690,8 @@ class Vips(Assembler):
         forwarding, place = use.serving.forwarding, use.at("forwarding")
         if forwarding is Forwarding.DR or use.pool is None or not self._whole(use.at("check"), place):
             return
-        check = _check_of(use, use.pool)
-        if check is None or not any(asks_for_vip(leaf) for leaf in leaves_of(check)):
+        checks = [_check_of(use, use.pool), use.sorry and use.sorry.check]
+        if not any(asks_for_vip(leaf) for check in checks if check for leaf in leaves_of(check)):
             return
         why = {
             Forwarding.NAT: "the real servers do not hold the VIP",
@@ -676,11 +700,44 @@ class Vips(Assembler):
         what = f"with {forwarding} {why}, and their check is to: vip"
         self._say(place, what, "write forwarding: dr, or the check without to: vip")
 
-    def _pool_fits(self, use: _Use, pool: Pool, families: tuple[int, ...]) -> None:
-        forwarding = use.serving.forwarding
+    def _sorry_fits(self, use: _Use, pool: Pool, sorry: Pool) -> None:
+        """Whether the sorry pool can stand in."""
+        place = use.at("sorry")
+        if use.serving.mark is not None:
+            self._has_port(use, sorry, sorry.check)
+        elif use.protocol is not Protocol.TCP and not sorry.check_given:
+            what, do = _WITHOUT_CHECK[use.protocol]
+            self._say(place, f"{dotted(sorry.path)}: {what}", do)
+        if sorry.servers and not any(server.weight for server in sorry.servers):
+            what = f"every server of {dotted(sorry.path)} has weight 0, and none would ever get a client"
+            self._say(place, what, "give one a weight, or remove this line")
+        # A mark has no port: one that is not written is that of the packet.
+        for port in [0] if use.serving.mark else [port for _, port in use.ports]:
+            used = {
+                (address, server.port or port): at
+                for at, server in zip(pool.places, pool.servers, strict=True)
+                for address in server.addresses
+            }
+            for server in sorry.servers:
+                both = [one for one in server.addresses if (one, server.port or port) in used]
+                if both and self._context.once("sorry", place, server.name):
+                    at = self._context.spelt(used[both[0], server.port or port])
+                    what = f"{both[0]} of {dotted(sorry.path)} is a real server of this service, at {at}"
+                    self._say(place, what, "it would fail with the others: name a pool of other servers")
+
+    def _pool_fits(self, use: _Use, families: tuple[int, ...]) -> None:
         if self._whole(use.at("scheduler"), use.at("forwarding")):
-            count = max(count_of(pool, version, forwarding) for version in families or (4, 6))
-            self._table_fits(use, pool, count)
+            forwarding = use.serving.forwarding
+            counts = (
+                sum(count_of(pool, version, forwarding) for pool, _ in use.pools)
+                for version in families or (4, 6)
+            )
+            self._table_fits(use, max(counts))
+        for pool, _ in use.pools:
+            self._ports_fit(use, pool)
+
+    def _ports_fit(self, use: _Use, pool: Pool) -> None:
+        forwarding = use.serving.forwarding
         for _, port in use.ports if pool.has_ports else ():
             self._one_each(use, pool, port)
         if forwarding is Forwarding.NAT or not self._whole(use.at("forwarding")):
@@ -699,17 +756,18 @@ class Vips(Assembler):
                     )
                     self._say((*place, "port"), what, "remove the port, or write forwarding: nat")
 
-    def _table_fits(self, use: _Use, pool: Pool, count: int) -> None:
+    def _table_fits(self, use: _Use, count: int) -> None:
         """Whether every client finds a server while one of the `count` is usable."""
         scheduler = use.serving.scheduler
         if scheduler in _SLOTS and count > (slots := _SLOTS[scheduler]):
             what = f"{count} servers, and the kernel's {scheduler} table has {slots} slots"
-            field = "servers" if pool.path == use.path else "pool"
+            field = "servers" if use.pool and use.pool.path == use.path else "pool"
             self._say(use.at(field), what, "use fewer servers, or another scheduler")
         if scheduler is Scheduler.DH and count > 1:
+            with_sorry = ", the sorry pool counted" if use.sorry else ""
             what = (
-                f"dh chooses by the VIP's address: all clients get the same one of {count} servers, and none while that "
-                "one is down or drained"
+                f"dh chooses by the VIP's address: all clients get the same one of {count} servers{with_sorry}, and none "
+                "while that one is down or drained"
             )
             self._say(use.at("scheduler"), what, "write mh, or one server")
 

@@ -587,6 +587,11 @@ class Serving(Part):
     quorum: Annotated[Quorum, or_text(of.QUORUM_NUMBER.schema)] = entry(
         "How many usable real servers the VIP needs. A number or a share alone is `low`.", Quorum()
     )
+    sorry: of.Name | None = entry(
+        "A name from `pools`: who gets new clients while the quorum of the service is lost, and no real server does. The route "
+        "stays then, worse than that of a node that has the quorum. It has the pool's own check, and is no capacity. Its "
+        "servers stand in the kernel's table with weight 0 otherwise."
+    )
     local: of.Flag | None = entry(
         "true: this node itself serves the port, without IPVS: a program on it listens at the VIP's address. There is no "
         "pool then. The check is made at the VIP's own address and port, unless it has others; with `require`, a VIP "

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from anycast.core import kept, resort, touched
+from anycast.core import kept, resort, sorry, touched
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.kernel import Desired, Snapshot
@@ -36,8 +36,10 @@ from anycast.core.state import (
     State,
     drained_scopes,
     health_of,
+    is_sorry,
     kernel_table,
     pieces_of,
+    services_of,
 )
 from anycast.core.values.configuration import Address, Protocol, Service, Target, Vip
 from anycast.core.values.persistent import PersistentMap, changed
@@ -77,9 +79,10 @@ def _with_services(state: State, keys: Iterable[ipvs.Key]) -> State:
         if one is None or one.facts != key:
             gone.append(key)
             continue
-        new = service_facts(state, key, one)
+        new = sorry.remembered(state, key, service_facts(state, key, one))
         facts[key] = new if (old := state.services.get(key)) != new or old is None else old
     services = state.services.updated(facts, gone)
+    state = sorry.left(state, facts, gone)
     return state if services is state.services else replace(state, services=services)
 
 
@@ -204,6 +207,7 @@ def _usual(state: State, key: ipvs.Key) -> list[ipvs.Destination]:
     destinations: list[ipvs.Destination] = []
     staying = kept.destinations(state, key) if key in state.kept else {}
     known = state.health.get
+    to_sorry = is_sorry(state, key)
     for member in membership.members:
         check = member.check
         health = known(check, UNDECIDED) if type(check) is Target else health_of(state, check)
@@ -213,15 +217,17 @@ def _usual(state: State, key: ipvs.Key) -> list[ipvs.Destination]:
         if phase is Phase.UNDECIDED:
             adopted = _weighed(state.kernel.adopted, key) if adopted is None else adopted
             there = adopted.get(up.key) if adopted else None
-            usable = there is not None
+            usable = sorry.has_clients(state, key, member) if member.sorry else there is not None
             # There is one way to a real server at a time: the one that was proven stays until this one is.
             up = up if there is None else _by_the_way_of(up, there)
         if staying and (old := staying.pop(up.key, None)) is not None and not phase.is_up:
-            destinations.append(old)
+            destinations.append(replace(old, weight=0) if to_sorry else old)
             continue
-        usable = usable and not (drained and member.scope in drained)
+        usable = usable and not (drained and member.scope in drained) and member.sorry is to_sorry
         destinations.append(up if usable else member.down)
     if staying:
+        if to_sorry:
+            staying = {at: replace(each, weight=0) for at, each in staying.items()}
         destinations = sorted((*destinations, *staying.values()), key=ipvs.canonical)
     return destinations
 
@@ -500,14 +506,15 @@ def expiries(state: State, snapshot: Snapshot, now: float) -> tuple[ipvs.RemoveD
     """The failed or drained real servers whose connections are to be ended.
 
     A server counts once it has failed for `expire_failed`, or once it is drained if its protocol has no connections
-    that end by themselves. With weight 0 alone the kernel keeps the connections for as long as the client keeps
+    that end by themselves; one of a sorry pool that serves no more after `server_drain` at the latest. With weight 0 alone the kernel keeps the connections for as long as the client keeps
     sending.
     """
     found: dict[ServerKey, None] = {}
     for vip in state.index.vips.values():
         for first in vip.facts:
             facts = state.services[first]
-            if facts.usable == facts.total and first not in state.awaiting:
+            left = facts.sorry is not None and sorry.may_linger(state, facts.sorry, now)
+            if facts.usable == facts.total and first not in state.awaiting and not left:
                 continue
             one = vip.services[first]
             for key in one.alike if not one.service.one_packet else ():
@@ -525,6 +532,12 @@ def expiries(state: State, snapshot: Snapshot, now: float) -> tuple[ipvs.RemoveD
     return tuple(ipvs.RemoveDestination(service=key, key=at) for key, at in found)
 
 
+def _is_left(state: State, key: ipvs.Key, service: Service, now: float) -> bool:
+    """Whether the sorry pool of the service serves no more, and has had time to end its connections."""
+    facts = services_of(state, key).sorry
+    return facts is not None and not facts.serves and not sorry.lingers(state, facts, service.protocol, now)
+
+
 def _lost(
     state: State, key: ipvs.Key, service: Service, held: set[ipvs.DestinationKey], now: float
 ) -> Iterator[ServerKey]:
@@ -535,6 +548,9 @@ def _lost(
         if at not in held or not rested:
             continue
         taken_out = not member.in_use or member.scope in drained
+        if member.sorry and _is_left(state, key, service, now):
+            yield key, at
+            continue
         health = health_of(state, member.check)
         failed = health.phase in {Phase.DOWN, Phase.RISING}
         if (taken_out and service.protocol is Protocol.UDP) or (

@@ -21,6 +21,7 @@ from anycast.core.values.configuration import (
     Forwarding,
     Leaf,
     Persistence,
+    Pool,
     RealServer,
     Rule,
     Service,
@@ -59,21 +60,37 @@ def server_address(server: RealServer, version: int, forwarding: Forwarding) -> 
     return server.addresses[0] if forwarding is Forwarding.TUNNEL and server.addresses else None
 
 
-def check_of(vip: Vip, service: Service, server: RealServer, address: Address) -> Aimed:
-    """The check that decides whether the service of the VIP can use the real server at this address."""
-    return _aimer(vip, service, address.version)(address, server.port or service.port)
+def check_of(
+    vip: Vip, service: Service, server: RealServer, address: Address, pool: Pool | None = None
+) -> Aimed:
+    """The check that decides whether the service of the VIP can use the real server at this address.
+
+    `pool`: that the server is of, where it is the sorry pool.
+    """
+    return _aimer(vip, service, address.version, pool)(address, server.port or service.port)
 
 
-def _aimer(vip: Vip, service: Service, version: int) -> Aimer:
-    """Aims the check of the service at real servers with addresses of the family."""
-    return aimer(service.pool.check, [one for one in vip.addresses if one.version == version])
+def _aimer(vip: Vip, service: Service, version: int, pool: Pool | None = None) -> Aimer:
+    """Aims the check of the service, or of its sorry pool, at real servers with addresses of the family."""
+    check = (pool or service.pool).check
+    return aimer(check, [one for one in vip.addresses if one.version == version])
 
 
-def servers_of(service: Service, version: int) -> Iterator[tuple[RealServer, Address]]:
-    for server in service.pool.servers:
+def servers_of(
+    service: Service, version: int, pool: Pool | None = None
+) -> Iterator[tuple[RealServer, Address]]:
+    """The real servers of the service, or those of its sorry pool."""
+    for server in (pool or service.pool).servers:
         address = server_address(server, version, service.forwarding)
         if address is not None:
             yield server, address
+
+
+def every_server_of(service: Service, version: int) -> Iterator[tuple[Pool, RealServer, Address]]:
+    """Those of all its pools: whatever may get packets."""
+    for pool in service.pools:
+        for server, address in servers_of(service, version, pool):
+            yield pool, server, address
 
 
 def versions(vip: Vip) -> list[int]:
@@ -91,18 +108,22 @@ class Use:
 
     vip: Vip
     service: Service
+    pool: Pool  # the service's, or its sorry pool
     server: RealServer
     address: Address
     check: Aimed
 
 
 def uses(config: Config) -> Iterator[Use]:
+    """Of all pools, those that are sorry too."""
     for vip in config.vips:
         for service in vip.services:
             for version in versions(vip):
-                for server, address in servers_of(service, version):
-                    check = check_of(vip, service, server, address)
-                    yield Use(vip=vip, service=service, server=server, address=address, check=check)
+                for pool, server, address in every_server_of(service, version):
+                    check = check_of(vip, service, server, address, pool)
+                    yield Use(
+                        vip=vip, service=service, pool=pool, server=server, address=address, check=check
+                    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,10 +143,11 @@ def server_port(service: Service, server: RealServer) -> int:
 def server_scopes(config: Config) -> frozenset[str]:
     """`POOL/SERVER` of every real server there is."""
     return frozenset(
-        server_scope(service.pool.name, server.name)
+        server_scope(pool.name, server.name)
         for vip in config.vips
         for service in vip.services
-        for server in service.pool.servers
+        for pool in service.pools
+        for server in pool.servers
     )
 
 
@@ -137,6 +159,7 @@ class Member:
     scope: str  # POOL/SERVER, by which it is drained
     in_use: bool  # by the configuration: its weight is not 0
     up: ipvs.Destination  # as the kernel should have it while it is usable
+    sorry: bool = False  # it has clients while the quorum of the others is lost
 
     @property
     def down(self) -> ipvs.Destination:
@@ -163,10 +186,18 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """A service as the kernel should have it, but for its real servers; and those, in the canonical order."""
+    """A service as the kernel should have it, but for its real servers; and those, in the canonical order.
+
+    Those of the sorry pool are among them: they have their places in the scheduler's table all the time.
+    """
 
     empty: ipvs.ServiceEntry
     members: tuple[Member, ...]
+
+    @property
+    def serving(self) -> Iterator[Member]:
+        """Those that are not sorry."""
+        return (member for member in self.members if not member.sorry)
 
 
 class Servers(Mapping[ipvs.DestinationKey, str]):
@@ -215,8 +246,9 @@ class Memo:
 
     def members(self, vip: Vip, service: Service, version: int) -> tuple[Member, ...]:
         # A check to the VIP asks for the addresses of that VIP.
-        alone = vip.addresses if _asks_for_vip(service.pool.check) else ()
-        use = (id(service.pool), version, service.port, service.forwarding, service.tunnel, alone)
+        alone = vip.addresses if any(_asks_for_vip(pool.check) for pool in service.pools) else ()
+        pools = id(service.pool), id(service.sorry)
+        use = (pools, version, service.port, service.forwarding, service.tunnel, alone)
         if use not in self._members:
             self._members[use] = _members(vip, service, version, self)
         return self._members[use]
@@ -252,13 +284,18 @@ def membership(vip: Vip, service: Service, version: int, memo: Memo) -> Membersh
 
 
 def _members(vip: Vip, service: Service, version: int, memo: Memo) -> tuple[Member, ...]:
-    usual = usual_weight(service.pool.servers)
+    found = [one for pool in service.pools for one in _of_pool(vip, service, version, pool, memo)]
+    return tuple(sorted(found, key=lambda member: ipvs.canonical(member.up)))
+
+
+def _of_pool(vip: Vip, service: Service, version: int, pool: Pool, memo: Memo) -> Iterator[Member]:
+    usual = usual_weight(pool.servers)
+    sorry = pool is service.sorry
     aims: dict[int, Aimer] = {}  # by the version of the server's address
-    found = []
-    for server, address in servers_of(service, version):
+    for server, address in servers_of(service, version, pool):
         aim = aims.get(address.version)
         if aim is None:
-            aim = aims[address.version] = _aimer(vip, service, address.version)
+            aim = aims[address.version] = _aimer(vip, service, address.version, pool)
         port = server_port(service, server)
         up = ipvs.Destination(
             address=address,
@@ -271,9 +308,8 @@ def _members(vip: Vip, service: Service, version: int, memo: Memo) -> tuple[Memb
             # A destination inserted with 0 is left out of the Maglev table, on this node alone.
             table_weight=server.weight or usual,
         )
-        scope = server_scope(service.pool.name, server.name)
-        found.append(Member(memo.target(aim(address, port)), scope, server.weight > 0, up))
-    return tuple(sorted(found, key=lambda member: ipvs.canonical(member.up)))
+        scope = server_scope(pool.name, server.name)
+        yield Member(memo.target(aim(address, port)), scope, server.weight > 0, up, sorry)
 
 
 def _persistent(persistence: Persistence | None, version: int) -> ipvs.Persistent | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from anycast.core.dataplane.members import server_port, servers_of
+from anycast.core.dataplane.members import every_server_of, server_port
 from anycast.core.values.configuration import Address, Config, Forwarding, Protocol, Service, Tunnel, Vip
 
 
@@ -74,7 +74,7 @@ def _to_vip(vip: Vip, service: Service) -> Iterator[Flow]:
 
 def _masqueraded(vip: Vip, service: Service) -> Iterator[Flow]:
     for version in {address.version for address in vip.addresses}:
-        for server, address in servers_of(service, version):
+        for _, server, address in every_server_of(service, version):
             yield _flow(address, service, server_port(service, server))
 
 
@@ -86,7 +86,7 @@ def _flow(address: Address, service: Service, port: int) -> Flow:
 
 def _wrapped(vip: Vip, service: Service) -> Iterator[Wrapped]:
     for version in {address.version for address in vip.addresses}:
-        for _, address in servers_of(service, version):
+        for _, __, address in every_server_of(service, version):
             yield Wrapped(server=address, tunnel=service.tunnel, inside=version)
 
 

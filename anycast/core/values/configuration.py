@@ -300,7 +300,13 @@ class Service:
         None  # of one real server, for what this node sends it; None: nobody has said
     )
     quorum: Quorum = Quorum()
+    sorry: Pool | None = None  # who serves while the quorum is lost
     require: Rule[Leaf] | None = None  # must hold for the VIP to be announced
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """Of its real servers, and of those that are sorry."""
+        return (self.pool,) if self.sorry is None else (self.pool, self.sorry)
 
     @property
     def name(self) -> str:

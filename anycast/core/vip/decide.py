@@ -35,6 +35,7 @@ class Reason(StrEnum):
     NODE_CHECK_FAILED = "node_check_failed"
     VIP_CHECK_FAILED = "vip_check_failed"
     LOCAL_CHECK_FAILED = "local_check_failed"
+    SORRY = "sorry"
     HEALTHY = "healthy"
 
 
@@ -44,6 +45,7 @@ class Blame(StrEnum):
     NODE = "node"  # this node, as it was proven, or what somebody wants: the route goes
     AROUND = "around"  # what lies around this node: the route goes, as far as `fleet.velocity` lets it
     SHARED = "shared"  # what every node of the VIP may lose in the same moment: `when_unhealthy: last_resort` keeps it too
+    SERVED = "served"  # clients are answered, and better elsewhere if real servers are usable there: it is the last resort
 
 
 BLAME: dict[Reason, Blame] = {
@@ -61,8 +63,27 @@ BLAME: dict[Reason, Blame] = {
     Reason.NODE_CHECK_FAILED: Blame.AROUND,  # NODE of a check that looks into the node: `RequirementFacts.beyond`
     Reason.VIP_CHECK_FAILED: Blame.SHARED,  # of a check that looks at this node itself: `RequirementFacts.of_node`
     Reason.LOCAL_CHECK_FAILED: Blame.NODE,  # the program of this node itself is broken
+    Reason.SORRY: Blame.SERVED,
     Reason.HEALTHY: Blame.NODE,  # in nobody's way
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SorryFacts:
+    """The sorry pool of a service, in one address family. `unheard`: no run of their check has ended.
+
+    `serves`: clients of the service go to it. `since`: the instant at which it began or ceased to; None: it never has.
+    `held`: the quorum of the real servers was reached, and not lost since: then the low mark counts. `leaving`: it serves
+    no more, and connections to it may be left.
+    """
+
+    usable: int
+    total: int
+    unheard: int = 0
+    serves: bool = False
+    since: float | None = None
+    held: bool = False
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +109,20 @@ class ServiceFacts:
     kept: int = 0
     kept_unheard: int = 0
     kept_untested: int = 0
+    sorry: SorryFacts | None = None  # None: it has none
+
+    def needs(self, *, whole: bool) -> int:
+        """How many must be usable. Two marks, not one: without the gap a server at the edge would flap the route.
+
+        `whole`: the VIP is announced with all that takes. A service with a sorry pool has its own memory of that.
+        """
+        whole = whole if self.sorry is None else self.sorry.held
+        return self.quorum.low if whole else self.quorum.high
+
+    @property
+    def by_sorry(self) -> bool:
+        """Whether the sorry pool serves."""
+        return self.sorry is not None and self.sorry.serves
 
     @property
     def undecided(self) -> int:
@@ -230,10 +265,14 @@ def _obstacle(f: Facts) -> Verdict | None:
     obstacles = _obstacles(f)
     first = next(obstacles, None)
     limited = f.limited if f.advertised else ""
-    if first is None or (f.when_unhealthy is WhenUnhealthy.WITHDRAW and not limited):
-        return None if first is None else first.verdict
+    if first is None:
+        return None
+    staying = {Blame.SERVED}
+    if f.when_unhealthy is WhenUnhealthy.LAST_RESORT:
+        staying.add(Blame.SHARED)
+    if first.blame not in staying and not limited and f.when_unhealthy is WhenUnhealthy.WITHDRAW:
+        return first.verdict
     found = [first, *obstacles]
-    staying = {Blame.SHARED} if f.when_unhealthy is WhenUnhealthy.LAST_RESORT else set()
     own = [each.verdict for each in found if each.blame not in staying]
     stays = replace(first.verdict, advertise=Advertise.DRAIN)
     if not own:
@@ -257,6 +296,8 @@ def _obstacles(f: Facts) -> Iterator[_Obstacle]:
         yield _blamed(_apart(f))
     if (lack := _lack(f)) is not None:
         yield _Obstacle(lack, BLAME[lack.reason] if _has_servers(f) else Blame.NODE)
+    elif f.advertised and (left := _left_to_sorry(f)):
+        yield _blamed(_no(Reason.SORRY, left))
     for requirement in f.requirements:
         if (unmet := _unmet(requirement, whole=f.whole)) is not None:
             yield _Obstacle(unmet, _blame_of(requirement, advertised=f.advertised))
@@ -273,7 +314,10 @@ def _blamed(verdict: Verdict) -> _Obstacle:
 def _has_servers(f: Facts) -> bool:
     """Whether each service has somebody to send clients to, if only as the last resort."""
     # A server that was only just configured must not take a standing route down.
-    return all(each.serving + each.spare + (each.undecided if f.advertised else 0) for each in f.services)
+    return all(
+        each.serving + each.spare + (each.undecided if f.advertised else 0) or each.by_sorry
+        for each in f.services
+    )
 
 
 def _blame_of(requirement: RequirementFacts, *, advertised: bool) -> Blame:
@@ -305,19 +349,40 @@ def _lack(f: Facts) -> Verdict | None:
     lacking = [
         (service, needed)
         for service in f.services
-        # Two marks, not one: without the gap a server at the edge would flap the route.
-        for needed in (service.quorum.low if f.whole else service.quorum.high,)
+        for needed in (service.needs(whole=f.whole),)
         # A server that was only just configured must not take a standing route down.
         # Where the old ones go on meanwhile, the new ones need not be counted before they are proven.
         if (service.possible if f.whole else service.serving) < needed
     ]
     if not lacking:
         return None
+    if all(service.by_sorry for service, _ in lacking):
+        return _no(Reason.SORRY, "; ".join(_by_sorry(service, needed) for service, needed in lacking))
+    lacking = [(one, needed) for one, needed in lacking if not one.by_sorry]
     dead = any(s.serving + s.undecided + s.unproven < needed for s, needed in lacking)
     texts = [
         f"{s.name}: {s.usable} of {s.total} usable, {needed} needed{_unchecked(s)}" for s, needed in lacking
     ]
     return _no(Reason.BELOW_QUORUM if dead else Reason.UNPROVEN, "; ".join(texts))
+
+
+def _by_sorry(service: ServiceFacts, needed: int) -> str:
+    sorry = service.sorry
+    of_it = "" if sorry is None else f" ({sorry.usable} of {sorry.total} usable)"
+    return (
+        f"{service.name}: served by the sorry pool{of_it}, for {service.usable} of {service.total} real servers are usable, "
+        f"{needed} needed"
+    )
+
+
+def _left_to_sorry(f: Facts) -> str:
+    """With a better route this node would get connections that others have to their sorry pools, and break them."""
+    names = [one.name for one in f.services if one.sorry is not None and one.sorry.leaving]
+    return (
+        f"{', '.join(names)}: served by real servers again, connections to the sorry pool may be left"
+        if names
+        else ""
+    )
 
 
 def _unchecked(service: ServiceFacts) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from anycast.core import kept, limited
+from anycast.core import kept, limited, sorry
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.proof import Proof
 from anycast.core.health.aim import targets_of
@@ -143,6 +143,8 @@ def service_facts(state: State, key: ipvs.Key, service: IndexedService) -> Servi
     drained = drained_scopes(state)
     known = state.health.get
     for member in service.membership.members:
+        if member.sorry:
+            continue
         total += 1
         if not member.in_use or (drained and member.scope in drained):
             continue  # whatever its check says, it takes no new client
@@ -176,6 +178,7 @@ def service_facts(state: State, key: ipvs.Key, service: IndexedService) -> Servi
         kept=of_kept.up,
         kept_unheard=of_kept.unheard,
         kept_untested=of_kept.untested,
+        sorry=None if service.service.sorry is None else sorry.facts_of(state, key),
     )
 
 
@@ -205,13 +208,18 @@ def is_at_rest(state: State, scope: str) -> bool:
 
 
 def would_fall(state: State, scope: str) -> tuple[str, ...]:
-    """The services, as `web tcp/80 IPv4`, that could not stay up without the real server `scope`."""
+    """The services, as `web tcp/80 IPv4`, that could not stay up without the real server `scope`.
+
+    A sorry pool that would serve in its place does not count: but one that serves already.
+    """
     without = replace(
         state, maintenance={**state.maintenance, scope: Maintenance(reason="", by="", since=0.0)}
     )
     found = []
     for key in state.index.drained_by(scope):
         one, now = state.index.services[key], state.services[key]
-        if service_facts(without, key, one).usable < one.service.quorum.low <= now.usable:
+        then = service_facts(without, key, one)
+        real = then.usable < one.service.quorum.low <= now.usable
+        if real or (now.by_sorry and then.sorry is not None and not then.sorry.usable):
             found.append(f"{one.vip} {now.name}")
     return tuple(found)

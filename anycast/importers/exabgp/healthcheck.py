@@ -142,9 +142,10 @@ def announced(
 
 def _take(option: Option, asked: _Asked, report: Report) -> None:
     name, value, place = option.name, option.value, option.place
-    shown = f"--{names.sanitized(name) or '?'}"
+    shown = f"{'--' if option.is_named else ''}{names.sanitized(name) or '?'}"
     if not option.known:
-        report.impossible(place, f"{shown}: healthcheck has no such option, and would not start")
+        what = "has no such option" if option.is_named else "takes no such word"
+        report.impossible(place, f"{shown}: healthcheck {what}, and would not start")
     elif name in _NUMBERS:
         seconds = numbers.seconds([value])
         if name == "interval" and seconds == 0:

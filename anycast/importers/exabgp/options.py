@@ -75,12 +75,13 @@ _PROGRAMS = ("healthcheck", "healthcheck.py", "exabgp-healthcheck")
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """`value` is nothing for a flag. `known`: healthcheck has it."""
+    """`value` is nothing for a flag. `known`: healthcheck has it. `is_named`: False of a word that belongs to no option."""
 
     name: str
     value: str
     place: Place
     known: bool = True
+    is_named: bool = True
 
 
 def arguments(text: str) -> list[str] | None:
@@ -109,7 +110,9 @@ def of_line(words: Sequence[str], place: Place) -> list[Option]:
             if full in _FLAGS:
                 found.append(Option(full, "", place))
             elif full is None:
-                found.append(Option(name, value, place, known=False))
+                # What stands behind it was meant for it.
+                has_value = not given and left and not left[0].startswith("-")
+                found.append(Option(name, left.pop(0) if has_value else value, place, known=False))
             else:
                 found.append(Option(full, value if given else (left.pop(0) if left else ""), place))
         elif word.startswith("-") and word[1:] in _SHORT:
@@ -123,7 +126,7 @@ def of_line(words: Sequence[str], place: Place) -> list[Option]:
             else:
                 found.append(Option(full, word[2:], place))
         else:
-            found.append(Option(word, "", place, known=False))
+            found.append(Option(word, "", place, known=False, is_named=word.startswith("-")))
     return found
 
 

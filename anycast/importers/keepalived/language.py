@@ -71,6 +71,11 @@ class Statement:
     def place(self) -> Place:
         return self.line.place
 
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Of itself and of all in its braces."""
+        return (self.place, *(place for one in self.block or () for place in one.places))
+
 
 Grammar: TypeAlias = Mapping[str, "Grammar | str"]
 """What may stand in a block, by keyword. LEAF: words alone; ANY: whatever is in the braces; else its own block."""

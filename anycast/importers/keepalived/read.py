@@ -24,11 +24,21 @@ class _Node:
     setup: Setup
     instances: list[vrrp.Instance]
     serves: bool  # whether there is anything to import
+    known: bool  # whether it has a word that keepalived knows
+    said: Report  # of its lines
 
 
 def read(paths: Sequence[Path], report: Report, addresses: Sequence[str] = ()) -> Setup:
     """Raises SourceError."""
     nodes = [node for path, name in _files(paths) for node in _of_file(path, name, report, addresses)]
+    if not any(node.known for node in nodes):
+        raise SourceError(
+            Place(str(paths[0])),
+            "keepalived knows no word of it: it is no file of keepalived's",
+            "name the file that it reads, or another source",
+        )
+    for node in nodes:
+        report.take(node.said)
     if not any(node.serves for node in nodes):
         raise SourceError(
             Place(str(paths[0])),
@@ -73,14 +83,13 @@ def _of_file(path: Path, name: str, report: Report, addresses: Sequence[str]) ->
         raise
     of_nodes = variants(named)
     if of_nodes == [None]:
-        report.take(alone)
         return [node]
     if len(of_nodes) > _MOST_NODES:
         raise SourceError(Place(str(path)), f"it is for more than {_MOST_NODES} nodes", "import it in parts")
     found: list[_Node] = []
     for one in of_nodes:
         mine = names.sanitized(spelt(one)) or "node"
-        found.append(_read(path, f"{name}-{mine}" if name else mine, report, one, addresses)[0])
+        found.append(_read(path, f"{name}-{mine}" if name else mine, Report(), one, addresses)[0])
     return found
 
 
@@ -92,7 +101,8 @@ def _read(
     statements = Tree(lines.of(path), report).statements(ROOT)
     setup, instances = Translation(statements, report, addresses).setup()
     serves = any(one.word in ("virtual_server", "vrrp_instance") for one in statements)
-    return _Node(name, setup, instances, serves), lines.nodes
+    known = not statements or any(one.known for one in statements)
+    return _Node(name, setup, instances, serves, known, report), lines.nodes
 
 
 def _together(nodes: Sequence[_Node], report: Report) -> Setup:
@@ -109,11 +119,12 @@ def _together(nodes: Sequence[_Node], report: Report) -> Setup:
                     vip.place, "a VIP that only some nodes have: here all nodes have the same VIPs"
                 )
             elif replace(known, name=vip.name) != vip:
-                report.impossible(
-                    vip.place,
-                    f"the nodes have different services, checks or real servers for this VIP; that of {first.name or 'the first'} is written, for "
-                    "all nodes must choose alike",
-                )
+                only = f"that of {first.name or 'the first'} is written, for all nodes must choose alike"
+                own = _own_lines(node, first)
+                report.left_out(own, f"the nodes differ here: {only}")
+                if not own:
+                    what = "the nodes have different services, checks or real servers for this VIP"
+                    report.impossible(vip.place, f"{what}; {only}")
         for addresses, vip in list(vips.items()):
             if addresses not in mine:
                 report.different(
@@ -123,6 +134,13 @@ def _together(nodes: Sequence[_Node], report: Report) -> Setup:
         tuple({name: value for node in reversed(nodes) for name, value in node.setup.settings.items}.items())
     )
     return Setup(vips=tuple(names.unique(list(vips.values()))), settings=settings)
+
+
+def _own_lines(node: _Node, first: _Node) -> list[Place]:
+    """What would be carried over of this node alone, in a file that both have."""
+    theirs = first.said.carried_lines()
+    files = {place.file for place in theirs}
+    return sorted(place for place in node.said.carried_lines() - theirs if place.file in files)
 
 
 def _roles(nodes: Sequence[_Node], vips: Sequence[Vip]) -> dict[str, list[str]]:

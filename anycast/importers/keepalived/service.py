@@ -5,11 +5,12 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 from anycast.importers import numbers
 from anycast.importers.keepalived.checkers import Checkers, Target
 from anycast.importers.keepalived.written import PROTOCOL, Real, Virtual, Way
-from anycast.importers.model import Keys, Place, Server, Service, Value, check, keys, together
+from anycast.importers.model import Keys, Place, Server, Service, Sorry, Value, check, keys, together
 from anycast.importers.quorum import servers_for
 from anycast.importers.report import Report
 from anycast.importers.services import (
@@ -20,6 +21,7 @@ from anycast.importers.services import (
     named_apart,
     one_packet_that_can_be,
     scheduler_that_can_be,
+    sorry_that_can_be,
 )
 
 _DAY = 86400
@@ -42,7 +44,7 @@ class Services:
         if not reals:
             return None
         persistence = self._persistence(virtual)
-        scheduler = self._scheduler(virtual, len(reals))
+        scheduler = self._scheduler(virtual, len(reals) + (virtual.sorry is not None))
         flags = self._flags(virtual, scheduler)
         servers = self._servers(reals, virtual, port, mark, way)
         tested = self._check(virtual, reals, way, port=port, mark=mark, protocol=protocol)
@@ -59,7 +61,7 @@ class Services:
             place=virtual.said.get("ops", virtual.place),
             report=self._report,
         )
-        return Service(
+        service = Service(
             port=port,
             mark=mark,
             protocol=protocol,
@@ -73,13 +75,41 @@ class Services:
             check=tested,
             servers=servers,
             place=virtual.place,
+            lines=virtual.lines,
         )
+        return replace(service, sorry=self._sorry(virtual, service, version))
+
+    def _sorry(self, virtual: Virtual, service: Service, version: int) -> Sorry | None:
+        report, sorry = self._report, None
+        if virtual.sorry is not None:
+            version = version or ipaddress.ip_address(service.servers[0].address).version
+            sorry = sorry_that_can_be("sorry_server", virtual.sorry, service, report, version=version)
+        inhibit, way = (virtual.said.get(f"sorry_server_{word}") for word in ("inhibit", "lvs_method"))
+        if sorry is None:
+            for place in (inhibit, way):
+                if place is not None:
+                    report.no_effect(place, "there is no sorry_server here that it could be about")
+            return None
+        if inhibit is not None:
+            report.carried(
+                inhibit,
+                "sorry_server_inhibit: always so; under mh it has its places from the start and on every node here, and not from the first outage on",
+            )
+        if way is not None and virtual.sorry_way is None:
+            report.no_effect(way, "sorry_server_lvs_method: keepalived refuses it")
+        elif way is not None and virtual.sorry_way == service.forwarding:
+            report.carried(way, "sorry_server_lvs_method: forwarding of the service")
+        elif way is not None:
+            report.impossible(
+                way,
+                f"sorry_server_lvs_method: all of a service are reached in one way here, so by {service.forwarding} too",
+            )
+        return sorry
 
     def _protocol(self, virtual: Virtual, mark: int) -> str:
         if mark:
-            if (place := virtual.protocol_place) is not None:
-                if place not in self._carried:
-                    self._report.not_carried(place, PROTOCOL)
+            if (place := virtual.protocol_place) is not None and place not in self._carried:
+                self._report.not_carried(place, PROTOCOL)
                 self._report.no_effect(
                     place, "protocol: a service with a mark has none, and keepalived ignores it"
                 )
@@ -130,7 +160,7 @@ class Services:
 
     def _scheduler(self, virtual: Virtual, servers: int) -> str:
         place = virtual.said.get("lb_algo") or virtual.said.get("lvs_sched") or virtual.place
-        if not virtual.scheduler:
+        if not virtual.scheduler and place == virtual.place:
             self._report.carried(
                 virtual.place, "virtual_server: it has no scheduler, so it is wlc, keepalived's default"
             )
@@ -315,7 +345,7 @@ class Services:
             words += f" (by weight it were {low.least} to {low.most} servers, depending on which)"
         self._report.different(
             virtual.quorum_place,
-            f"{words}. Below it the VIP is withdrawn; keepalived ran quorum_down and used the sorry server",
+            f"{words}. {_BELOW[virtual.sorry is not None]}",
         )
         if "hysteresis" in virtual.said:
             self._report.different(virtual.said["hysteresis"], "hysteresis: low and high of quorum")
@@ -324,6 +354,10 @@ class Services:
         return keys(low=low.number, high=high.number)
 
 
+_BELOW = {
+    True: "Below it the sorry pool serves, as before",
+    False: "Below it the VIP is withdrawn, where keepalived ran quorum_down",
+}
 _NOT_CARRIED = "a line about checks: not carried over, see what is said of the real_server"
 _DEFAULTS = {
     "tcp": "by a TCP handshake at the service's port",

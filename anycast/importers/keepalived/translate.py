@@ -45,7 +45,10 @@ class Translation:
         served: list[Served] = []
         for statement in self._statements:
             if statement.word == "virtual_server":
-                served += self._virtual_server(statement, groups)
+                found = list(self._virtual_server(statement, groups))
+                served += found
+                if not found:
+                    self._report.left_out(statement.places, "left out with its virtual_server")
         used = {
             one.args[1]
             for one in self._statements
@@ -166,7 +169,8 @@ class Translation:
         self, virtual: Virtual, ends: Iterable[tuple[_End, Place]], name: str, group: str
     ) -> Iterator[Served]:
         made: dict[tuple[int, int, int], Service | None] = {}
-        for (address, port, mark), place in ends:
+        # Marks last: they have no protocol, and a line that says one is carried over if there are ports.
+        for (address, port, mark), place in sorted(ends, key=lambda one: one[0][2] != 0):
             version = ipaddress.ip_address(address).version if address else 0
             key = port, mark, version
             if key not in made:
@@ -184,6 +188,16 @@ class Translation:
     def _with_addresses(self, served: list[Served], held: Mapping[str, vrrp.Held]) -> list[Served]:
         """Marks get the address that they need here to be announced; those of a group with addresses have its own."""
         known = {one.address for one in served if one.address}
+        named = self._addressed(served, held, known)
+        staying = {line for one in named for line in one.service.lines}
+        gone = {line for one in served for line in one.service.lines} - staying
+        if gone:
+            self._report.left_out(gone, "left out with its virtual_server")
+        return named
+
+    def _addressed(
+        self, served: list[Served], held: Mapping[str, vrrp.Held], known: set[str]
+    ) -> list[Served]:
         groups = {one.group for one in served if one.address and one.group}
         free = [address for address in held if address not in known]
         found: list[Served] = []

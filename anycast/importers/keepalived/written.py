@@ -9,7 +9,7 @@ from anycast.importers import numbers
 from anycast.importers.keepalived.checkers import OURS, Timing, command
 from anycast.importers.keepalived.grammar import CHECKERS
 from anycast.importers.keepalived.language import Statement
-from anycast.importers.model import Keys, Place, keys
+from anycast.importers.model import Keys, Place, Server, keys
 from anycast.importers.report import Report, shown
 from anycast.importers.services import DEFAULT_PERSISTENCE, OTHER_SCHEDULERS, places_address
 
@@ -46,13 +46,6 @@ _MEANS: Mapping[str, tuple[str, str]] = {
         ("persistence_engine: clients are told apart by their address alone: calls of one client that had several real servers, or of "
         "several clients that had one, are sent elsewhere"),
     ),
-    "sorry_server": (
-        "impossible",
-        ("sorry_server: there is none: when too few real servers are usable the VIP is withdrawn, and the routers use the other nodes; "
-        "if all nodes withdraw it, clients get no answer in the place of the sorry server's"),
-    ),
-    "sorry_server_inhibit": ("impossible", "sorry_server_inhibit: there is no sorry server"),
-    "sorry_server_lvs_method": ("impossible", "sorry_server_lvs_method: there is no sorry server"),
     "warmup": ("different", "warmup: the checks of a pool are spread over the interval"),
     "ip_family": ("carried", "ip_family: that of the address"),
     "hashed": ("no_effect", "hashed: keepalived does nothing with it"),
@@ -110,6 +103,9 @@ class Virtual:
     virtualhost: str = ""
     snmp_name: str = ""
     reals: list[Real] = field(default_factory=list)
+    sorry: Server | None = None
+    sorry_way: str | None = None
+    lines: tuple[Place, ...] = ()  # all of it
     said: dict[str, Place] = field(default_factory=dict)
     of_checks: list[tuple[Place, str]] = field(default_factory=list)  # carried over if the checks are
 
@@ -132,6 +128,7 @@ class Reading:
         if virtual.comment.lower().startswith("configuration file"):
             virtual.comment = ""
         virtual.timing = Timing().under(block)
+        virtual.lines = statement.places
         for one in block:
             virtual.said.setdefault(one.word, one.place)
             match one.word:
@@ -183,6 +180,12 @@ class Reading:
                 case "hysteresis":
                     virtual.hysteresis = numbers.number(one.args) or 0
                     virtual.quorum_place = virtual.quorum_place or one.place
+                case "sorry_server":
+                    virtual.sorry = self._sorry(one) or virtual.sorry
+                case "sorry_server_inhibit":
+                    pass  # with the server
+                case "sorry_server_lvs_method":
+                    virtual.sorry_way = _FORWARDING.get(one.first)
                 case "weight":
                     virtual.weight = numbers.number(one.args, 1) or 1
                     report.carried(one.place, "weight: of the real servers that have none of their own")
@@ -208,6 +211,15 @@ class Reading:
             if one.word == "real_server" and (real := self._real(one, virtual)) is not None:
                 virtual.reals.append(real)
         return virtual
+
+    def _sorry(self, one: Statement) -> Server | None:
+        address, port = numbers.address(one.first), numbers.port(one.args[1:2])
+        if address is None or port is None:
+            self._report.no_effect(
+                one.place, "sorry_server: this is no address and port, and keepalived leaves it out"
+            )
+            return None
+        return Server(address=address, port=port, comment=one.line.beside, place=one.place)
 
     def _granularity(self, one: Statement, statement: Statement, virtual: Virtual) -> None:
         six = (

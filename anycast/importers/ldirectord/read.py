@@ -10,7 +10,7 @@ from pathlib import Path
 
 from anycast.importers import numbers
 from anycast.importers.ldirectord.checks import Asked, check_of, unquoted
-from anycast.importers.model import Place, Setup
+from anycast.importers.model import Place, Server, Setup
 from anycast.importers.report import Report, shown
 from anycast.importers.source import MOST_LINES, Files, SourceError, comments_above
 from anycast.importers.table import Listed, Real, served
@@ -21,6 +21,7 @@ _LINE = re.compile(r"(\s*)([A-Za-z][A-Za-z0-9_:.]*)\s*=\s*(.*)\Z")
 _REAL = re.compile(
     r'(\S+)\s+(gate|masq|ipip)(?:\s+([0-9]+))?(?:\s+("(?:[^"\\]|\\.)*"|[^",\s]+)\s*,\s*("(?:[^"\\]|\\.)*"|.+))?\s*\Z'
 )
+_FALLBACK = ("fallback", "fallback6")
 _WAYS = {"gate": "dr", "masq": "nat", "ipip": "tunnel"}
 _OF_CHECKS = frozenset(
     [
@@ -43,11 +44,6 @@ _OF_CHECKS = frozenset(
     ]
 )
 _MEANS: Mapping[str, tuple[str, str]] = {
-    "fallback": (
-        "impossible",
-        ("fallback: there is no such server: when too few real servers are usable the VIP is withdrawn, and the routers use the other nodes; if all "
-        "nodes withdraw it, clients get no answer in the place of the fallback's"),
-    ),
     "fallbackcommand": ("impossible", "fallbackcommand: the program is not run; a hook gets the events of the VIP (docs/hooks.md)"),
     "callback": ("impossible", "callback: the program is not run; a hook gets the events of a reload (docs/hooks.md)"),
     "execute": ("impossible", "execute: another configuration: import it too"),
@@ -102,6 +98,12 @@ def read(paths: Sequence[Path], report: Report, addresses: Sequence[str] = ()) -
             continue
         for place in one.lines:
             report.impossible(place, "left out with its virtual service")
+    used = {one.sorry.place for one in services if one.sorry is not None}
+    for virtual in virtuals:
+        for word in _FALLBACK:
+            text, place = virtual.said.get(word, ("", virtual.place))
+            if text and place not in used and _end(text.split()[0]) is not None:
+                report.no_effect(place, f"{word}: there is no service of its address family that has it")
     known: set[tuple[str, str, int, int]] = set()
     apart: list[Listed] = []
     for listed in services:
@@ -165,17 +167,23 @@ def _without_comment(value: str) -> str:
 
 
 def _say(name: str, place: Place, report: Report) -> None:
-    name = name.removesuffix("6") if name == "fallback6" else name
     if name in _MEANS:
         fate, text = _MEANS[name]
         getattr(report, fate)(place, text)
-    elif name not in _OF_CHECKS and name not in ("scheduler", "persistent", "netmask", "protocol", "ops"):
+    elif name not in _OF_CHECKS and name not in (
+        "scheduler",
+        "persistent",
+        "netmask",
+        "protocol",
+        "ops",
+        *_FALLBACK,
+    ):
         report.no_effect(place, f"{shown(name)}: ldirectord does not know it")
 
 
 def _listed(virtual: _Virtual, report: Report) -> Listed | None:
     place = virtual.place
-    listed = Listed(place=place, comment=virtual.comment, scheduler="wrr")
+    listed = Listed(place=place, comment=virtual.comment, scheduler="wrr", lines=(place, *virtual.lines))
     said = virtual.said
     if (mark := numbers.number([virtual.text], 1)) is not None:
         listed.mark = mark
@@ -214,6 +222,7 @@ def _listed(virtual: _Virtual, report: Report) -> Listed | None:
             at,
             "real: it has a request of its own, and all of a service have one check here; it is checked as the others",
         )
+    _fallback(said, listed, report)
     address = str(listed.mark) if listed.mark else listed.address
     asked = Asked(
         protocol=listed.protocol,
@@ -256,6 +265,23 @@ def _settings(said: Mapping[str, tuple[str, Place]], listed: Listed, report: Rep
     if "ops" in said:
         listed.one_packet = said["ops"][0].lower() == "yes"
         report.carried(said["ops"][1], "ops: one_packet")
+
+
+def _fallback(said: Mapping[str, tuple[str, Place]], listed: Listed, report: Report) -> None:
+    """The one of the family. Of common ones the other is of other services."""
+    for word in _FALLBACK:
+        text, place = said.get(word, ("", listed.place))
+        words = text.split()
+        end = _end(words[0]) if words else None
+        if words and end is None:
+            report.impossible(place, f"{word}: this is no address and port; names of hosts are not looked up")
+        if end is None or ipaddress.ip_address(end[0]).version != listed.version:
+            continue
+        listed.sorry = Server(address=end[0], port=end[1], place=place)
+        listed.sorry_word = word
+        ways = {real.forwarding for real in listed.reals}
+        if len(words) > 1 and _WAYS.get(words[1], words[1]) not in ways:
+            report.impossible(place, f"{word}: {words[1]}: it is reached as the real servers are")
 
 
 _SCHEDULERS = frozenset(

@@ -87,7 +87,7 @@ def test_strict_writes_nothing_where_a_line_is_lost(
     new = tmp_path / "anycast.yaml"
     assert run(source, "-o", new, "--strict") == 0
     new.unlink()
-    source.write_text(KEEPALIVED.replace("lb_algo", "sorry_server 10.9.2.9 80\nlb_algo"))
+    source.write_text(KEEPALIVED.replace("lb_algo", "smtp_alert\nlb_algo"))
     assert run(source, "-o", new, "--strict") == 1
     assert not new.exists()
     assert "1 line cannot be carried over" in capsys.readouterr().err

@@ -33,6 +33,7 @@ NEEDS = [
         "primary-backup",
         "ab",
         "weighted",
+        "sorry",
     ),
     *("nodes/lb1", "fleet", "http-host", "https-ca", "ports", "unnumbered", "internet-dns"),
 ]

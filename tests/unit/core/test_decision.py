@@ -21,7 +21,7 @@ def service(usable: int, unheard: int = 0, low: int = 1, high: int = 2, **counts
         total=4,
         quorum=quorum,
         fault="no descriptors",
-        **counts,
+        **counts,  # type: ignore[arg-type]
     )
 
 

@@ -98,7 +98,7 @@ def test_a_route_stays_for_the_reasons_of_the_table_and_for_no_other(
 
 def service(usable: int, low: int = 1, high: int = 2, **counts: int) -> ServiceFacts:
     quorum = Quorum(low=low, high=high)
-    return ServiceFacts(name="tcp/80 IPv4", usable=usable, total=4, quorum=quorum, fault="stalled", **counts)
+    return ServiceFacts(name="tcp/80 IPv4", usable=usable, total=4, quorum=quorum, fault="stalled", **counts)  # type: ignore[arg-type]
 
 
 def _shared(reason: Reason) -> dict[str, object]:

@@ -210,3 +210,135 @@ def test_a_line_that_one_service_of_a_group_has_is_carried_over(order: str, tmp_
     text = f"virtual_server_group g {{\n{order}}}\nvirtual_server group g {{\nprotocol TCP\nlb_algo rr\nreal_server 10.9.2.1 80 {{\n}}\n}}\n"
     _, report = setup_of(text, tmp_path)
     assert 6 in {line for line, _ in said(report, Fate.CARRIED)}
+
+
+SORRY = """\
+virtual_server 192.0.2.1 80 {
+	protocol TCP
+	lb_algo %(algo)s
+	lb_kind %(kind)s
+	%(more)s
+	real_server 10.9.2.1 80 { }
+	real_server 10.9.2.2 80 { }
+}
+"""
+
+
+def sorry(tmp_path: Path, more: str, *, algo: str = "mh", kind: str = "DR") -> tuple[str, Report]:
+    written = SORRY % {"algo": algo, "kind": kind, "more": more.replace("; ", "\n\t")}
+    setup, report = setup_of(written, tmp_path)
+    return finished(Source.KEEPALIVED, setup, report, Place("")).text, report
+
+
+def of_line(report: Report, line: int) -> list[str]:
+    """What is said of it, with its fate."""
+    return [
+        f"{note.fate.name.lower()}: {note.text}"
+        for note in report.notes()
+        if any(place.line == line for place in note.places)
+    ]
+
+
+def test_a_sorry_server_becomes_a_pool_of_its_own(tmp_path: Path) -> None:
+    text, report = sorry(
+        tmp_path, "sorry_server 10.9.2.9 80; sorry_server_inhibit; sorry_server_lvs_method DR"
+    )
+    assert "  sorry: [10.9.2.9]\n" in text
+    assert "    sorry: sorry\n" in text
+    (said,) = of_line(report, 5)
+    assert said.startswith(
+        "different: sorry_server: sorry: as before it gets new clients while the quorum is lost"
+    )
+    (inhibit,) = of_line(report, 6)
+    assert inhibit.startswith("carried: sorry_server_inhibit: always so")
+    (way,) = of_line(report, 7)
+    assert way.startswith("carried: ")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("sorry_server 10.9.2.1 80", "impossible: sorry_server: it is a real server of the service too"),
+        ("sorry_server fd00::9 80", "impossible: sorry_server: it is of another address family than the VIP"),
+        ("sorry_server somewhere 80", "no_effect: sorry_server: this is no address and port"),
+        ("sorry_server_inhibit", "no_effect: there is no sorry_server here"),
+    ],
+)
+def test_a_sorry_server_that_cannot_be_is_named(more: str, words: str, tmp_path: Path) -> None:
+    text, report = sorry(tmp_path, more)
+    assert "sorry" not in text
+    assert any(one.startswith(words) for one in of_line(report, 5)), of_line(report, 5)
+
+
+def test_a_sorry_server_keeps_its_port_where_ports_are_changed(tmp_path: Path) -> None:
+    text, _ = sorry(tmp_path, "sorry_server 10.9.2.9 8080", kind="NAT")
+    assert "sorry: [10.9.2.9:8080]" in text
+    text, report = sorry(tmp_path, "sorry_server 10.9.2.9 8080")
+    assert "sorry: [10.9.2.9]" in text
+    assert any("with dr no port is changed" in one for one in of_line(report, 5))
+
+
+def test_a_sorry_server_of_another_way_is_reached_as_the_real_servers_are(tmp_path: Path) -> None:
+    _, report = sorry(tmp_path, "sorry_server 10.9.2.9 80; sorry_server_lvs_method NAT")
+    assert any(one.startswith("impossible: sorry_server_lvs_method") for one in of_line(report, 6))
+
+
+def test_a_file_of_something_else_is_one_line(tmp_path: Path) -> None:
+    report = Report()
+    file = tmp_path / "anycast.yaml"
+    file.write_text("bgp:\n  local_as: 65001\nvips:\n  web:\n    quorum: {low: 1}\n")
+    with pytest.raises(SourceError, match="keepalived knows no word of it"):
+        read.read([file], report)
+    assert list(report.notes()) == []
+
+
+PER_NODE = """\
+@high net_namespace high
+virtual_server 192.0.2.1 80 {
+	protocol TCP
+	lb_kind DR
+	lb_algo rr
+@high	real_server 10.9.2.1 80 { }
+@low	real_server 10.9.2.2 80 { }
+}
+"""
+
+
+def test_a_line_of_one_node_that_is_not_written_is_not_called_carried_over(tmp_path: Path) -> None:
+    setup, report = setup_of(PER_NODE, tmp_path)
+    (vip,) = setup.vips
+    assert [server.address for server in vip.services[0].servers] == ["10.9.2.1"]
+    assert of_line(report, 7) == [
+        "impossible: the nodes differ here: that of high is written, for all nodes must choose alike"
+    ]
+    assert not any(one.startswith("impossible") for one in of_line(report, 2))
+
+
+LEFT_OUT = """\
+virtual_server_group front {
+	10.0.0.1 8080
+	10.9.2.1 80
+}
+virtual_server group front {
+	protocol TCP
+	lb_kind DR
+	lb_algo rr
+	real_server 10.9.2.1 80 { }
+}
+virtual_server fwmark 7 {
+	lb_kind DR
+	lb_algo rr
+	real_server 10.9.2.3 80 { }
+}
+"""
+
+
+def test_lines_of_what_is_left_out_are_not_called_carried_over(tmp_path: Path) -> None:
+    setup, report = setup_of(LEFT_OUT, tmp_path)
+    text = finished(Source.KEEPALIVED, setup, report, Place("")).text
+    assert "10.0.0.1" in text
+    (said,) = of_line(report, 3)
+    assert said.startswith("impossible: the VIP is left out: 10.9.2.1 is the address of the real server")
+    assert "carried: lb_kind: forwarding" in of_line(report, 7), "the other VIP of the group has it"
+    assert of_line(report, 12) == ["impossible: left out with its virtual_server"]
+    assert [one.partition(":")[0] for one in of_line(report, 11)] == ["impossible"]

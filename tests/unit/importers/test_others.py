@@ -55,6 +55,8 @@ def test_a_healthcheck_is_known_by_its_command_line(line: str, found: list[str] 
     [
         (["--cmd", "a b"], [("command", "a b")]),
         (["--fall=2", "--withdraw"], [("fall", "2"), ("withdraw-on-down", "")]),
+        (["--med", "50", "--ip", "x"], [("med", "50"), ("ip", "x")]),
+        (["--med", "--ip", "x", "50"], [("med", ""), ("ip", "x"), ("50", "")]),
         (["-sd", "-i5", "-c", "x"], [("silent", ""), ("debug", ""), ("interval", "5"), ("command", "x")]),
     ],
 )

@@ -155,6 +155,7 @@ def test_a_server_that_is_down_shows_wanted_weight_kernel_weight_and_why() -> No
         "unproven": 0,
         "total": 2,
         "kept": 0,
+        "sorry": None,
     }
     assert service["families"][1]["usable"] == 2
     down, up = service["servers"][:2]

@@ -22,6 +22,8 @@ from anycast.core.values.configuration import (
     HttpCheck,
     Local,
     Part,
+    Pool,
+    RealServer,
     Role,
     Rule,
     TcpCheck,
@@ -101,6 +103,21 @@ def failed() -> Node:
     return node
 
 
+def sorry() -> Node:
+    pool = Pool(
+        name="sorry",
+        servers=(RealServer(name="page", addresses=tuple(map(ip_address, ("10.9.2.9", "fd00:9::2:9")))),),
+        check=Check(kind=TcpCheck()),
+    )
+    web, *others = CONFIG.vips
+    services = tuple(replace(one, sorry=pool) for one in web.services)
+    node = healthy(replace(CONFIG, vips=(replace(web, services=services), *others)))
+    for _ in range(2):
+        node.probe("10.9.2.1", "10.9.2.2")
+    node.report()
+    return node
+
+
 def unproven() -> Node:
     node = healthy()
     lost = Result(outcome=Outcome.UNKNOWN, detail="no descriptors", fault=Fault.DESCRIPTORS)
@@ -148,6 +165,7 @@ CASES: dict[Reason, tuple[Callable[[], Node], str]] = {
         here,
         "tcp/80 at 192.0.2.1 must pass its check again on this node: down since",
     ),
+    Reason.SORRY: (sorry, "2 of rs1 (down since 08:00:00Z: refused, 2 failures in a row"),
     Reason.HEALTHY: (healthy, "tcp/80 IPv4: it stays up while 1 of 2 are usable: 1 more may fail"),
 }
 
