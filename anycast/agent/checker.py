@@ -69,7 +69,7 @@ class _Slot:
     gone: bool = False
     number: int = 0  # in the log of runs
     is_urgent: bool = (
-        True  # due earlier than its interval asks for: something has changed, or it is new; or often
+        True  # due before its interval is over, for something has changed or it is new; or often
     )
 
 
@@ -285,11 +285,12 @@ class Checker:
 
     def _wait(self, slot: _Slot, at: float) -> None:
         slot.due = at
-        if slot.program and not slot.is_urgent:
+        urgent = slot.is_urgent or at - self._clock() < BATCH
+        if slot.program and not urgent:
             at = together(at)
         slot.at = at
         slot.reserved = False
-        (self._urgent if slot.is_urgent else self._agenda).add(at, slot)
+        (self._urgent if urgent else self._agenda).add(at, slot)
         if at < self._alarm_at:
             self._set_alarm()
 

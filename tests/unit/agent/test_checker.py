@@ -1022,3 +1022,19 @@ def test_a_program_that_takes_as_long_as_its_interval_keeps_its_pace(monkeypatch
         await checker.close()
 
     run_with_clock(story())
+
+
+def test_what_is_due_now_does_not_wait_for_a_large_lot() -> None:
+    async def story() -> None:
+        checker = Checker(lambda *_: None)
+        checker.set_targets(frozenset({A}))
+        await asyncio.sleep(0)
+        slot = checker._slots[A]
+        slot.is_urgent = False
+        checker._wait(slot, checker._clock() + 1.5)
+        assert (len(checker._agenda), len(checker._urgent)) == (1, 1)  # the first run was urgent
+        checker._wait(slot, checker._clock())
+        assert (len(checker._agenda), len(checker._urgent)) == (1, 2)
+        await checker.close()
+
+    run_with_clock(story())
