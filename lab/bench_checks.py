@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,13 @@ PATIENCE = 360.0  # seconds: from then on what does not count is not repeated
 SETTLE = 1.2  # seconds after every target has had its first check
 _MANY, _SOME, _FEW, _PROGRAMS = 5000, 1000, 10, 100  # targets, each checked once a second
 _SECURE = 200  # a thousand of them fill a whole processor, and HAProxy falls behind
-_PORTS = {"tcp": peers.TCP_PORT, "http": peers.HTTP_PORT, "kept": peers.HTTP_PORT, "https": peers.HTTPS_PORT}
+_PORTS = {
+    "tcp": peers.TCP_PORT,
+    "apart": peers.TCP_PORT,
+    "http": peers.HTTP_PORT,
+    "kept": peers.HTTP_PORT,
+    "https": peers.HTTPS_PORT,
+}
 _PATIENCE = 10.0  # seconds until every target has had its first check
 _LOCK = Path("/run/lock/anycast-bench-checks")
 _GROUP = "anycast-bench-checks"  # control group
@@ -75,6 +82,12 @@ class Bench:
         self._directory = directory
         self._loud = loud
         self._alone = measuring.apart("bench-checks")
+
+    @property
+    def processors(self) -> tuple[int, int]:
+        """Masks: of that of the side that is measured, and of all others."""
+        others = sum(1 << number for number in os.sched_getaffinity(0))
+        return 1 << int(self._alone[-1]), others
 
     def our_reading(self, work: Work) -> Reading:
         with self._ours(work) as (pid, answer):
@@ -122,7 +135,7 @@ class Bench:
 
     def _counter(self, work: Work) -> Callable[[], int] | None:
         """What the targets have seen so far: connections for TCP, requests for HTTP. None: there are none."""
-        if work.name == "tcp":
+        if work.name in {"tcp", "apart"}:
             # Of the namespace's kernel: whoever resets at once is never seen by accept(2).
             return measuring.opens
         if work.name == "command":
@@ -138,8 +151,9 @@ class Bench:
 
     @contextlib.contextmanager
     def _ours(self, work: Work) -> Iterator[tuple[int, Callable[[], dict[str, Any]]]]:
-        argv = [*self._alone, sys.executable, "-m", "lab.check_load", work.name, str(work.count)]
-        argv += [str(_PORTS.get(work.name, peers.TCP_PORT)), "--host", peers.HOST]
+        kind, first = _seen(work)
+        argv = [*self._alone, sys.executable, "-m", "lab.check_load", kind, str(work.count)]
+        argv += [str(_PORTS.get(work.name, peers.TCP_PORT)), "--host", peers.HOST, f"--first={first}"]
         argv += ["--ca", str(self._directory / "ca.pem")]
         if self._loud or work.name == "command":  # else nobody could count them
             argv.append("--loud")
@@ -159,7 +173,8 @@ class Bench:
     @contextlib.contextmanager
     def _haproxy(self, work: Work) -> Iterator[tuple[int, Callable[[], int]]]:
         conf = self._directory / "haproxy.cfg"
-        conf.write_text(peers.haproxy_conf(work.name, work.count, self._directory))
+        kind, first = _seen(work)
+        conf.write_text(peers.haproxy_conf(kind, work.count, self._directory, first))
         stats = self._directory / "haproxy.sock"
         stats.unlink(missing_ok=True)
 
@@ -174,6 +189,11 @@ class Bench:
                     return work.count
 
             yield process.pid, failing
+
+
+def _seen(work: Work) -> tuple[str, IPv4Address]:
+    """The kind of check, and the address of the first target."""
+    return ("tcp", peers.APART) if work.name == "apart" else (work.name, check_load.FIRST)
 
 
 def _wait(done: Callable[[], bool]) -> None:
@@ -203,13 +223,14 @@ class Works:
     def __init__(self, window: float) -> None:
         many, fresh, kept = (Work(*it, window) for it in (("tcp", _MANY), ("http", _SOME), ("kept", _SOME)))
         secure, programs = Work("https", _SECURE, window), Work("command", _PROGRAMS, window)
-        few = Work("tcp", _FEW, 2 * window)
-        self.all = (many, fresh, kept, secure, few, programs)
+        few, apart = Work("tcp", _FEW, 2 * window), Work("apart", _MANY, window)
+        self.all = (many, apart, fresh, kept, secure, few, programs)
         self.ours, self.theirs = ({work: Side() for work in self.all} for _ in range(2))
         self._memory = self.ours[many]
-        self.rivals = {many, fresh, secure, few}  # HAProxy keeps no connection for the next check
+        self.rivals = {many, apart, fresh, secure, few}  # HAProxy keeps no connection for the next check
         self.duels = [
             self._duel("5,000 TCP/s", 0.8, many),
+            self._duel("the same, server apart", 0.8, apart),
             self._duel("1,000 HTTP/s, fresh", 0.65, fresh),
             self._duel("1,000 HTTP/s, kept", 0.25, kept, fresh),
             self._duel(f"{_SECURE} HTTPS/s, resumed", 1.5, secure),
@@ -251,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
     with alone(), tempfile.TemporaryDirectory(prefix="bench-checks-") as name, netns.fresh():
         ends = time.monotonic() + PATIENCE
         bench = Bench(Path(name), loud=options.loud)
-        with peers.targets(Path(name)):
+        with peers.targets(Path(name)), peers.apart(*bench.processors):
             for number in range(options.rounds):
                 for work in works.all:
                     if options.only and f"{work.name}-{work.count}" not in options.only:

@@ -21,13 +21,13 @@ from anycast.core.health.phase import Outcome, Result
 from anycast.core.values.configuration import Check, CheckKind, CommandCheck, HttpCheck, Target, TcpCheck
 
 PROGRAM = "/bin/true"
-_FIRST = int(IPv4Address("127.1.0.1"))
+FIRST = IPv4Address("127.1.0.1")
 _PAGE = resource.getpagesize()
 
 
-def address(number: int) -> IPv4Address:
+def address(number: int, first: IPv4Address = FIRST) -> IPv4Address:
     """Of target `number`: all of 127.0.0.0/8 is the loopback, so one listening socket is many targets."""
-    return IPv4Address(_FIRST + number)
+    return first + number
 
 
 def kind(name: str, host: str, ca: str | None) -> CheckKind:
@@ -97,7 +97,8 @@ async def serve(options: argparse.Namespace) -> None:
     # One check for all of them, as the configuration of one pool gives.
     load.begin(
         frozenset(
-            Target(address=address(number), port=options.port, check=check) for number in range(options.count)
+            Target(address=address(number, options.first), port=options.port, check=check)
+            for number in range(options.count)
         )
     )
     ended = asyncio.Event()
@@ -121,6 +122,7 @@ def main() -> int:
     parser.add_argument("port", type=int)
     parser.add_argument("--interval", type=float, default=1.0)
     parser.add_argument("--host", default="localhost")
+    parser.add_argument("--first", type=IPv4Address, default=FIRST, help="the address of the first target")
     parser.add_argument("--ca")
     parser.add_argument("--loud", action="store_true", help="every single result is reported")
     asyncio.run(serve(parser.parse_args()))

@@ -8,21 +8,24 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 
-from lab.check_load import address
+from lab.check_load import FIRST, address
 from lab.loaded_agent import target
 from lab.measuring import running
 from lab.waiting import until
 
 HOST = "bench.example"
+APART = IPv4Address("10.1.0.2")  # of the first target that is not on the loopback
+_PLACE = "bench-checks-server"
 TCP_PORT, HTTP_PORT, HTTPS_PORT = 8080, 8081, 8443  # outside what the kernel takes for its own connections
 
 _BACKLOG = 4096
 _PATIENCE = 20.0  # seconds for a server to begin
 
 
-def haproxy_conf(work: str, count: int, directory: Path) -> str:
+def haproxy_conf(work: str, count: int, directory: Path, first: IPv4Address = FIRST) -> str:
     """Nothing but checks, each second as ours. Its sessions of TLS are resumed by default, as ours."""
     port = {"tcp": TCP_PORT, "http": HTTP_PORT, "https": HTTPS_PORT}[work]
     lines = [
@@ -48,7 +51,7 @@ def haproxy_conf(work: str, count: int, directory: Path) -> str:
         ca = f"{directory}/ca.pem"
         lines.append(f"    default-server check-ssl verify required ca-file {ca} check-sni {HOST}")
     lines.append("    default-server inter 1s fastinter 1s downinter 1s rise 2 fall 3")
-    lines += [f"    server s{number} {address(number)}:{port} check" for number in range(count)]
+    lines += [f"    server s{number} {address(number, first)}:{port} check" for number in range(count)]
     return "\n".join([*lines, ""])
 
 
@@ -135,6 +138,42 @@ def targets(directory: Path) -> Iterator[None]:
         for port in HTTP_PORT, HTTPS_PORT:
             until(partial(_listens, port), f"port {port} of nginx", _PATIENCE)
         yield
+
+
+@contextlib.contextmanager
+def apart(ours: int, others: int) -> Iterator[None]:
+    """A server for TCP checks in a namespace of its own, from APART on: each end's half of the network on a processor of its own.
+
+    On the loopback whoever checks pays for what the kernel does for the server, too. `ours`, `others`: masks of processors.
+    """
+    inside = f"ip netns exec {_PLACE}"
+    gateway = APART - 1
+    receiving = "/sys/class/net/{}/queues/rx-0/rps_cpus"
+    # One of a run that was killed may be there.
+    subprocess.run(f"ip netns delete {_PLACE}".split(), check=False, stderr=subprocess.DEVNULL)
+    subprocess.run(f"ip netns add {_PLACE}".split(), check=True)
+    try:
+        for words in (
+            f"ip link add name checks type veth peer name server netns {_PLACE}",
+            "ip link set checks up",
+            "ip address add 10.0.0.1/32 dev checks",
+            f"ip route add {gateway} dev checks",
+            f"ip route add 10.1.0.0/16 via {gateway}",
+            f"{inside} ip link set server up",
+            f"{inside} ip route add local 10.1.0.0/16 dev server",
+            f"{inside} ip route add 10.0.0.1 dev server src {gateway}",
+        ):
+            subprocess.run(words.split(), check=True)
+        for before, mask, name in (
+            (inside.split(), others, "server"),
+            # /sys shows the namespace of whoever mounts it.
+            (["unshare", "-m", "sh", "-c", 'mount -t sysfs none /sys && exec "$@"', "sh"], ours, "checks"),
+        ):
+            subprocess.run([*before, "sh", "-c", f"echo {mask:x} >{receiving.format(name)}"], check=True)
+        with target(TCP_PORT, inside.split()):
+            yield
+    finally:
+        subprocess.run(["ip", "netns", "delete", _PLACE], check=True)
 
 
 def _listens(port: int) -> bool:

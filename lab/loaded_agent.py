@@ -74,9 +74,9 @@ def agent_yaml(servers: int, directory: Path, *, first: str, checked: int, liste
 
 
 @contextlib.contextmanager
-def target(port: int) -> Iterator[None]:
-    """What all the checks look at, once it listens."""
-    program = [sys.executable, "-I", "-S", str(Path(__file__).with_name("acceptor.py")), str(port)]
+def target(port: int, where: Sequence[str] = ()) -> Iterator[None]:
+    """What all the checks look at, once it listens. `where`: the words that start it elsewhere."""
+    program = [*where, sys.executable, "-I", "-S", str(Path(__file__).with_name("acceptor.py")), str(port)]
     with running(program, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()

@@ -5,15 +5,22 @@ from __future__ import annotations
 import math
 from functools import cache
 
-__all__ = ["BATCH", "Host", "next_beat", "offset", "on_beat", "together"]
+__all__ = ["BATCH", "OFTEN", "Host", "lag", "next_beat", "offset", "on_beat", "together"]
 
 BATCH = 0.02  # seconds: runs that are due closer together than that begin together, for a wake costs as much as ten
+OFTEN = 1.0  # seconds: runs with a shorter pause do not wait for a larger lot
+_LAG = 0.2  # seconds that others begin later than due, at most: in a lot of many, or in a step of programs
 _STEP = 0.1  # seconds: programs that are due within the same begin together, at its end
 _GAP = 0.001  # seconds between two runs against one address, however many checks it has
 _NEVER = -math.inf
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _PARTS = 5
 _ROUNDING = 1e-6  # of an interval
+
+
+def lag(after: float) -> float:
+    """How many seconds later than due a run may begin that comes `after` seconds from the one before."""
+    return BATCH if after < OFTEN else _LAG
 
 
 def next_beat(beat: float, after: float, now: float) -> float:
@@ -24,9 +31,10 @@ def next_beat(beat: float, after: float, now: float) -> float:
     missed: else a timeout as long as the interval would halve the pace.
     """
     at = beat + after
-    if at >= now - BATCH:
+    since = now - lag(after)
+    if at >= since:
         return at
-    return at + math.ceil((now - BATCH - at) / after) * after if after > 0 else now
+    return at + math.ceil((since - at) / after) * after if after > 0 else now
 
 
 def offset(place: int, interval: float) -> float:
@@ -42,7 +50,7 @@ def offset(place: int, interval: float) -> float:
 
 def on_beat(base: float, interval: float, beat: float, now: float) -> float:
     """The first instant after `beat` that is whole intervals from `base` and not missed yet."""
-    since = (max(beat, now - BATCH) - base) / interval
+    since = (max(beat, now - lag(interval)) - base) / interval
     return base + (math.floor(since + _ROUNDING) + 1) * interval
 
 

@@ -16,7 +16,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 
-from anycast.agent.beats import BATCH, Host, next_beat, offset, on_beat, together
+from anycast.agent.beats import BATCH, OFTEN, Host, next_beat, offset, on_beat, together
 from anycast.agent.run_log import RunLog
 from anycast.core.health.phase import Fault, Outcome, Result
 from anycast.core.values.configuration import Address, Check, Target
@@ -37,7 +37,6 @@ _DUE_A_TURN = 512
 _MANY, _MASSES = 16, 32  # that began together: the next such lot may be twice as large, or four times
 # Targets that are looked for, sorted and taken up in one turn: two milliseconds each.
 _LOOKED_FOR, _SORTED, _TAKEN_UP = 2048, 512, 256
-_OFTEN = 1.0  # seconds: with a shorter interval a large lot would come too late
 _KEEP = 5.0  # seconds: with longer intervals memory matters more than the microseconds of making a run anew
 _TASKS_A_TURN = 16  # that are begun together: each may start a program
 _LEAST = 1e-6  # seconds: a failure needs a duration whose sign can be seen
@@ -70,7 +69,7 @@ class _Slot:
     gone: bool = False
     number: int = 0  # in the log of runs
     is_urgent: bool = (
-        True  # due earlier than its interval asks for: something has changed, or it is new; or often
+        True  # due before its interval is over, for something has changed or it is new; or often
     )
 
 
@@ -278,7 +277,7 @@ class Checker:
         after, slot.after = slot.after, None
         if after is None:
             return
-        slot.is_urgent = after < max(slot.target.check.interval, _OFTEN)
+        slot.is_urgent = after < max(slot.target.check.interval, OFTEN)
         if after == slot.target.check.interval:
             self._wait(slot, on_beat(slot.base, after, slot.beat, self._clock()))
         else:
@@ -286,11 +285,12 @@ class Checker:
 
     def _wait(self, slot: _Slot, at: float) -> None:
         slot.due = at
-        if slot.program and not slot.is_urgent:
+        urgent = slot.is_urgent or at - self._clock() < BATCH
+        if slot.program and not urgent:
             at = together(at)
         slot.at = at
         slot.reserved = False
-        (self._urgent if slot.is_urgent else self._agenda).add(at, slot)
+        (self._urgent if urgent else self._agenda).add(at, slot)
         if at < self._alarm_at:
             self._set_alarm()
 

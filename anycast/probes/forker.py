@@ -208,9 +208,12 @@ class Forker:
         for program in self._programs.values():
             _kill_group(program.pid)
         self._line.close()
+        until = time.monotonic() + _GONE
         for program in self._programs.values():
             # One that hangs in the kernel goes when it can; it has its death in it.
-            select.select([program.pidfd], [], [], _GONE)
+            gone = select.poll()
+            gone.register(program.pidfd, select.POLLIN)
+            gone.poll(max(0.0, until - time.monotonic()) * 1000)
 
 
 def _kill_group(pid: int) -> None:

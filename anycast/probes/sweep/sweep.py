@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import resource
 import select
-import socket
 from collections.abc import Callable, Iterator
 from errno import EINPROGRESS
 from typing import Generic, NamedTuple, TypeVar
@@ -110,7 +109,13 @@ class Sweep(Generic[Owner]):
         self.running += 1
         try:
             sock = run.sock
-            finding = self._connect(run) if sock is None else self._begin_over(run, sock)
+            if sock is None:
+                finding = self._connect(run)
+            else:
+                try:
+                    finding = None if run.resume(sock) else self._afresh(run)
+                except (OSError, StaleError):
+                    finding = self._afresh(run)  # the server closed it meanwhile, as it may
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the checking
             finding = judged(error, run.target, heard=run.heard)
         if finding is not None:
@@ -124,14 +129,6 @@ class Sweep(Generic[Owner]):
             if self._expiry is None or deadline < self._expiry_at:
                 self._expire_at(deadline)
         lot.append(run)
-
-    def _begin_over(self, run: Run[Owner], sock: socket.socket) -> Finding | None:
-        try:
-            if run.resume(sock):
-                return None
-        except (OSError, StaleError):
-            pass  # the server closed it meanwhile, as it may
-        return self._afresh(run)
 
     def _connect(self, run: Run[Owner]) -> Finding | None:
         if not run.plain:

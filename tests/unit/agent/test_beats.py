@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anycast.agent.beats import BATCH, Host, next_beat, offset, on_beat
+from anycast.agent.beats import BATCH, OFTEN, Host, lag, next_beat, offset, on_beat
 
 SECONDS = st.floats(0.01, 100)
 
@@ -21,8 +21,8 @@ def test_the_next_beat_is_a_whole_number_of_steps_away_and_the_first_that_is_not
     steps = (at - beat) / after
     assert round(steps) >= 1
     assert steps == pytest.approx(round(steps), abs=1e-6)
-    assert at >= now - BATCH - 1e-6
-    assert round(steps) == 1 or at - after < now - BATCH + 1e-6
+    assert at >= now - lag(after) - 1e-6
+    assert round(steps) == 1 or at - after < now - lag(after) + 1e-6
 
 
 @given(base=SECONDS, interval=SECONDS, steps=st.integers(0, 10_000), late=st.floats(0, 1000))
@@ -31,8 +31,8 @@ def test_a_target_keeps_to_the_beat_it_has(base: float, interval: float, steps: 
     now = beat + late
     at = on_beat(base, interval, beat, now)
     assert (at - base) / interval == pytest.approx(round((at - base) / interval), abs=1e-5)
-    assert at > max(beat, now - BATCH)
-    assert at - interval <= max(beat, now - BATCH) + 1e-5 * interval
+    assert at > max(beat, now - lag(interval))
+    assert at - interval <= max(beat, now - lag(interval)) + 1e-5 * interval
 
 
 @given(first=st.integers(0, 100_000), count=st.integers(2, 50))
@@ -48,7 +48,8 @@ def test_a_few_targets_share_five_wakes() -> None:
 
 
 def test_a_run_that_took_as_long_as_its_interval_keeps_its_pace() -> None:
-    assert next_beat(10.0, 1.0, 11.0 + BATCH / 2) == 11.0
+    assert next_beat(10.0, 1.0, 11.0 + 8 * BATCH) == 11.0
+    assert next_beat(10.0, OFTEN / 2, 10.5 + BATCH / 2) == 10.5
 
 
 def test_without_a_pause_the_next_run_is_at_once() -> None:

@@ -932,6 +932,8 @@ def test_of_thousands_neighbors_lie_as_far_apart_as_of_few() -> None:
 class Starts:
     """Programs under a clock of the test: when each was begun, and with which others."""
 
+    takes = 0.0
+
     def __init__(self, finished: Callable[[Any, Any, float], None]) -> None:
         self._finished = finished
         self._lot: list[Target] = []
@@ -942,7 +944,7 @@ class Starts:
     def start(self, run: Any) -> None:
         self._lot.append(run.target)
         run.started = asyncio.get_running_loop().time()
-        asyncio.get_running_loop().call_soon(self._finished, run, FINE, 0.0)
+        asyncio.get_running_loop().call_later(self.takes, self._finished, run, FINE, self.takes)
 
     def settle(self) -> None:
         self.lots.append((now(), self._lot))
@@ -1000,6 +1002,39 @@ def test_a_program_that_is_asked_for_at_once_does_not_wait_for_others(
         checker.schedule(one, 0.5)
         await asyncio.sleep(1)
         assert starts.lots[-1][0] == 1.53
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_a_program_that_takes_as_long_as_its_interval_keeps_its_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        monkeypatch.setattr("anycast.agent.checker.Programs", Starts)
+        monkeypatch.setattr(Starts, "takes", 1.0)
+        some = frozenset(program(number, interval=1.0) for number in range(20))
+        checker = Checker(lambda one, _: checker.schedule(one, 1.0))
+        checker.set_targets(some)
+        await asyncio.sleep(11.5)
+        starts = checker._programs
+        assert isinstance(starts, Starts)
+        begun = Counter(one for _, lot in starts.lots for one in lot)
+        assert min(begun[one] for one in some) >= 10
+        await checker.close()
+
+    run_with_clock(story())
+
+
+def test_what_is_due_now_does_not_wait_for_a_large_lot() -> None:
+    async def story() -> None:
+        checker = Checker(lambda *_: None)
+        checker.set_targets(frozenset({A}))
+        await asyncio.sleep(0)
+        slot = checker._slots[A]
+        slot.is_urgent = False
+        checker._wait(slot, checker._clock() + 1.5)
+        assert (len(checker._agenda), len(checker._urgent)) == (1, 1)  # the first run was urgent
+        checker._wait(slot, checker._clock())
+        assert (len(checker._agenda), len(checker._urgent)) == (1, 2)
         await checker.close()
 
     run_with_clock(story())
