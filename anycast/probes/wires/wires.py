@@ -37,9 +37,7 @@ __all__ = ["GIVEN_UP", "LEARNED", "LEFT_OPEN", "State", "Wire", "Wires", "is_wan
 
 GIVEN_UP, LEARNED = "tripwire.given_up", "tripwire.learned"  # what a log is told
 
-LEFT_OPEN = (
-    0.2  # seconds a server must leave a new connection open where that is the check; half of a short timeout
-)
+LEFT_OPEN = 0.2  # seconds a server must leave a new connection open; half of a short timeout
 
 _EVENTS = 64  # that are seen to in one turn of the event loop
 _SPREAD = 0.1  # of their lives by which they differ
@@ -109,6 +107,7 @@ class Wire(Generic[Owner]):
         "port",
         "proofs",
         "read",
+        "settled",
         "since",
         "sock",
         "state",
@@ -127,6 +126,7 @@ class Wire(Generic[Owner]):
         self.since = 0.0  # when it was connected
         self.read = 0
         self.paused = False  # what it sends is left unread
+        self.settled = False  # the server has left it open for a moment
         self.tripped: float | None = (
             None  # how old the connection was that has ended, until a check has told why
         )
@@ -219,7 +219,7 @@ class Wires(Generic[Owner]):
                 wire.manner.deadly()
                 wire.due = now  # nothing is opened before a check goes well
             elif wire.manner.harmless(age, now):
-                self._learned(wire, wire.manner)
+                self._unusual(wire, _described(wire.manner))
         if ok and wire.state is State.OFF:
             spread = min(_SOON, _EACH * len(self._wires))
             at = max(wire.due, now + random.random() * spread)  # noqa: S311 - to spread them
@@ -227,7 +227,7 @@ class Wires(Generic[Owner]):
             self._wait(wire, at)
 
     def stands(self, wire: Wire[Owner]) -> bool:
-        return wire.state is State.STANDING and not wire.asked
+        return wire.state is State.STANDING and wire.settled and not wire.asked
 
     def ask(self, wire: Wire[Owner], owner: Owner, timeout: float, *, anew: bool) -> Finding | None:
         """Whether it stands. None: it is being made, and `answered` is called. `anew`: one that was there proves nothing."""
@@ -371,29 +371,25 @@ class Wires(Generic[Owner]):
         now = self._clock()
         self._watched().modify(sock.fileno(), _STANDING)
         wire.since = now
-        wire.read, wire.paused = 0, False
+        wire.read, wire.paused, wire.settled = 0, False, False
         self._set(wire, State.STANDING)
-        if wire.asked:
-            shortest = min(until - began for _, began, until in wire.asked)
-            self._wait(wire, now + min(LEFT_OPEN, shortest / 2))
-        else:
-            self._live_on(wire, now)
+        shortest = min((until - began for _, began, until in wire.asked or ()), default=_PATIENCE)
+        self._wait(wire, now + min(LEFT_OPEN, shortest / 2))
 
     def _live_on(self, wire: Wire[Owner], now: float) -> None:
         """It stands: until when."""
-        manner = wire.manner
-        if manner is None:
-            wire.due = math.inf
-            return
-        self._note(wire, _described(manner))
-        self._wait(wire, now + manner.stands(now) * (1 - random.random() * _SPREAD))  # noqa: S311 - to spread them
+        manner, at = wire.manner, math.inf
+        if manner is not None:
+            at = now + manner.stands(now) * (1 - random.random() * _SPREAD)  # noqa: S311 - to spread them
+            self._note(wire, _described(manner))
+        self._wait(wire, min(at, self._clock() + _UNREAD) if wire.paused else at)
 
     def _ended(self, wire: Wire[Owner], sock: socket.socket, events: int) -> None:
         now = self._clock()
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & _BROKEN else 0
         self._drop(wire)
         manner = wire.manner = wire.manner or Manner()
-        if wire.asked:
+        if not wire.settled:
             self._unmade(wire, judge(OSError(code, "")) if code else fail(CLOSED))
             return
         age = now - wire.since
@@ -432,8 +428,8 @@ class Wires(Generic[Owner]):
         if wire.asked:
             self._answer(wire, finding)
             return
-        if manner.refuses:
-            self._note(wire, f"no tripwire: {finding.detail}")
+        if manner.refuses and wire.place not in self.notes:
+            self._unusual(wire, f"no tripwire: {finding.detail}")
         self._lost(wire)
 
     def _lost(self, wire: Wire[Owner]) -> None:
@@ -493,8 +489,8 @@ class Wires(Generic[Owner]):
         self.counts[state] += 1
         wire.state = state
 
-    def _learned(self, wire: Wire[Owner], manner: Manner) -> None:
-        what = _described(manner)
+    def _unusual(self, wire: Wire[Owner], what: str) -> None:
+        """It stands in the notes from now on, and the log tells of it."""
         self._note(wire, what)
         self._untold.append((wire.place, what))
         if self._told_of is None:
@@ -566,7 +562,8 @@ class Wires(Generic[Owner]):
                 self._connect(wire)
             case State.CONNECTING:
                 self._no_answer(wire, now)
-            case State.STANDING if wire.asked:
+            case State.STANDING if not wire.settled or wire.asked:
+                wire.settled = True
                 self._live_on(wire, now)
                 self._answer(wire, OK)
             case State.STANDING if wire.paused and wire.sock is not None:

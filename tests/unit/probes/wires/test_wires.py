@@ -60,7 +60,8 @@ def port_of(sock: socket.socket) -> int:
 
 
 async def reached(wire: Wire[str], state: State) -> None:
-    await until(lambda: wire.state is state)
+    """A connection that stands has also been left open for a moment."""
+    await until(lambda: wire.state is state and (wire.settled or state is not State.STANDING))
 
 
 async def accepted(sock: socket.socket) -> socket.socket:
@@ -155,7 +156,7 @@ def test_after_an_end_it_is_laid_again_once_a_check_has_gone_well() -> None:
     run_with_clock(story())
 
 
-def test_a_server_that_closes_at_once_for_ever_is_learned_and_told_of_once() -> None:
+def test_a_server_that_resets_at_once_for_ever_costs_no_check_and_is_told_of_once() -> None:
     async def story() -> None:
         with listener() as sock:
             watch = Watch()
@@ -175,13 +176,43 @@ def test_a_server_that_closes_at_once_for_ever_is_learned_and_told_of_once() -> 
             for _ in range(3600):  # an hour of checks that go well, each second
                 wires.heard(wire, ok=True)
                 await asyncio.sleep(1)
+            assert watch.trips == []
+            assert served <= 8 + 3600 / 150
+            place, what = f"127.0.0.1:{port_of(sock)}", "no tripwire: connection reset by peer"
+            assert watch.lines == [("tripwire.learned", {"server": place, "detail": what, "more": 0})]
+            assert dict(wires.notes) == {place: what}
+            serving.cancel()
+            wires.close()
+
+    run_with_clock(story())
+
+
+def test_a_server_that_closes_after_a_second_is_learned_and_tried_every_ten_minutes() -> None:
+    async def story() -> None:
+        with listener() as sock:
+            watch = Watch()
+            wires = watch.wires()
+            wire = wires.join(target(port_of(sock)), "a")
+            served = 0
+
+            def accept() -> None:
+                nonlocal served
+                served += 1
+                loop.call_later(1, sock.accept()[0].close)
+
+            loop = asyncio.get_running_loop()
+            loop.add_reader(sock, accept)
+            for _ in range(3600):  # an hour of checks that go well, each second
+                wires.heard(wire, ok=True)
+                await asyncio.sleep(1)
+            loop.remove_reader(sock)
             assert watch.trips.count(("a", True)) == 3  # checks that it costs
             assert served <= 20
-            learned = [one for one in watch.lines if one[0] == "tripwire.learned"]
-            assert len(learned) == 1
-            assert "tried again every 10 minutes" in str(learned[0][1]["detail"])
-            assert list(wires.notes) == [f"127.0.0.1:{port_of(sock)}"]
-            serving.cancel()
+            ((event, fields),) = watch.lines
+            assert event == "tripwire.learned"
+            assert "tried again every 10 minutes" in str(fields["detail"])
+            assert dict(wires.notes) == {f"127.0.0.1:{port_of(sock)}": fields["detail"]}
+            await asyncio.sleep(2)
             wires.close()
 
     run_with_clock(story())
@@ -329,6 +360,7 @@ def test_thousands_that_end_in_one_instant_are_seen_to_in_many_turns() -> None:
             for n, sock in enumerate(listeners):
                 wires.heard(wires.join(target(port_of(sock)), f"{n}"), ok=True)
             await until(lambda: wires.counts[State.STANDING] >= many)
+            await asyncio.sleep(1)  # they have been left open for a moment
             for sock in listeners:
                 sock.close()
             most = before = 0
