@@ -18,7 +18,9 @@ from pathlib import Path
 
 from anycast.agent.checker import Checker
 from anycast.core.health.phase import Outcome, Result
+from anycast.core.values.checks import IdleCheck
 from anycast.core.values.configuration import Check, CheckKind, CommandCheck, HttpCheck, Target, TcpCheck
+from anycast.probes.wires.wires import State
 
 PROGRAM = "/bin/true"
 FIRST = IPv4Address("127.1.0.1")
@@ -33,8 +35,10 @@ def address(number: int, first: IPv4Address = FIRST) -> IPv4Address:
 def kind(name: str, host: str, ca: str | None) -> CheckKind:
     """The check of a work; `host` and `ca` for those that want them."""
     match name:
-        case "tcp":
+        case "tcp" | "tripwire":
             return TcpCheck()
+        case "idle":
+            return IdleCheck()
         case "http" | "kept":
             return HttpCheck(tls=False, host=host, expect=frozenset({200}), keep_alive=name == "kept")
         case "https":
@@ -81,6 +85,7 @@ class Load:
                 "failed": self._failed,
                 "detail": self._detail,
                 "grown": resident() - self._before,
+                "standing": self._checker.tripwires.counts[State.STANDING],
             }
         )
 
@@ -93,6 +98,7 @@ async def serve(options: argparse.Namespace) -> None:
         kind=kind(options.work, options.host, options.ca),
         interval=options.interval,
         timeout=min(1.0, options.interval),
+        tripwire=options.work == "tripwire",
     )
     # One check for all of them, as the configuration of one pool gives.
     load.begin(
@@ -117,7 +123,7 @@ async def serve(options: argparse.Namespace) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m lab.check_load", description=__doc__)
-    parser.add_argument("work", choices=("tcp", "http", "kept", "https", "command"))
+    parser.add_argument("work", choices=("tcp", "http", "kept", "https", "command", "tripwire", "idle"))
     parser.add_argument("count", type=int)
     parser.add_argument("port", type=int)
     parser.add_argument("--interval", type=float, default=1.0)

@@ -20,7 +20,7 @@ from anycast.core.dataplane import kernel as kernels
 from anycast.core.health.phase import Outcome, Result
 from anycast.core.values.configuration import Address, Target
 from anycast.core.values.persistent import PersistentMap, changed
-from anycast.ops.source import Probes
+from anycast.ops.source import Probes, Tripwires
 
 EMPTY: PersistentMap[ipvs.Key, ipvs.ServiceEntry] = PersistentMap()
 TURN = 256  # real servers that are read in one turn of the event loop
@@ -90,11 +90,13 @@ class NoChecks:
         report: Callable[[Target, Result], None],
         *,
         forgotten: Callable[[Target], None] = lambda _: None,
+        told: Callable[[str, dict[str, object]], None] = lambda *_: None,
     ) -> None:
-        del forgotten
+        del forgotten, told
         self._report = report
         self.probes: dict[str, Probes] = {}
         self.runs = RunLog()
+        self.tripwires = Tripwires()
 
     def set_targets(self, targets: AbstractSet[Target]) -> None:
         for target in targets:
@@ -104,6 +106,9 @@ class NoChecks:
         pass
 
     def probe_anew(self) -> None:
+        pass
+
+    def spare(self) -> None:
         pass
 
     async def close(self) -> None:

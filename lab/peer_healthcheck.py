@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -24,13 +25,25 @@ if TYPE_CHECKING:
 _OPTIONS = "--interval 1 --fast-interval 0.2 --rise 2 --fall 3 --timeout 1 --withdraw-on-down --no-ip-setup --no-syslog"
 
 
-def process_section(command: str, check: str, disable: str) -> str:
+def process_section(
+    command: str, check: str, disable: str, *, vips: Sequence[str] = VIPS, options: str = _OPTIONS
+) -> str:
     """Of ExaBGP's configuration. It is ExaBGP that starts the script, so there is no shell to quote for."""
-    ips = " ".join(f"--ip {vip}" for vip in VIPS)
+    ips = " ".join(f"--ip {vip}" for vip in vips)
     return (
-        f"process anycast {{\n    run {command} {_OPTIONS} {ips} --disable {disable} --command {check};\n"
+        f"process anycast {{\n    run {command} {options} {ips} --disable {disable} --command {check};\n"
         "    encoder text;\n}\n"
     )
+
+
+def program() -> str:
+    return str(Path(sys.executable).with_name("exabgp-healthcheck"))
+
+
+def write_check(path: Path, server: str) -> None:
+    """A program that connects to a real server."""
+    path.write_text(f"#!/bin/bash\nexec 3<>/dev/tcp/{server}/80\n")
+    path.chmod(0o755)
 
 
 def replaced(conf: str, section: str) -> str:
@@ -59,12 +72,10 @@ class Healthcheck:
             folder = self.lab.run / node
             check = folder / "check"
             server = self.lab.topology.servers[0].interfaces["lan0"][0].partition("/")[0]
-            check.write_text(f"#!/bin/bash\nexec 3<>/dev/tcp/{server}/80\n")
-            check.chmod(0o755)
+            write_check(check, server)
             self.lab.render(node)
+            section = process_section(program(), str(check), str(self._disable(node)))
             conf = folder / "exabgp.conf"
-            program = Path(sys.executable).with_name("exabgp-healthcheck")
-            section = process_section(str(program), str(check), str(self._disable(node)))
             conf.write_text(replaced(conf.read_text(), section))
             self.lab.start(node, "exabgp")
         self.site.daemons = ("exabgp",)

@@ -10,6 +10,7 @@ import asyncio
 import heapq
 import itertools
 import math
+import os
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterator
 from collections.abc import Set as AbstractSet
@@ -19,9 +20,10 @@ from functools import partial
 from anycast.agent.beats import BATCH, OFTEN, Host, next_beat, offset, on_beat, together
 from anycast.agent.run_log import RunLog
 from anycast.core.health.phase import Fault, Outcome, Result
+from anycast.core.values.checks import IdleCheck
 from anycast.core.values.configuration import Address, Check, Target
 from anycast.core.values.persistent import PersistentMap
-from anycast.ops.source import Probes
+from anycast.ops.source import Probes, Tripwires
 from anycast.probes.finding import OK, Finding, unknown
 from anycast.probes.programs import ProgramRun, Programs, is_program
 from anycast.probes.run import check_of, probe
@@ -29,6 +31,7 @@ from anycast.probes.sweep.agenda import Agenda
 from anycast.probes.sweep.runs import Run, run_of, sweepable
 from anycast.probes.sweep.sweep import TURN, Sweep
 from anycast.probes.verdict import judge, judged, tell
+from anycast.probes.wires.wires import State, Wire, Wires, is_wanted
 
 __all__ = ["Checker"]
 
@@ -71,6 +74,12 @@ class _Slot:
     is_urgent: bool = (
         True  # due before its interval is over, for something has changed or it is new; or often
     )
+    wire: Wire[_Slot] | None = None  # tells when its server ends a connection
+    idle: bool = False  # that it stands is the check
+    tripped: bool = False  # by the end of the wire, and it waits for its run
+    off_beat: bool = False  # its run is the answer to that
+    again: bool = False  # that came while a run was under way, which may tell of the time before
+    anew: bool = False  # what stood before the clock jumped proves nothing
 
 
 class Checker:
@@ -85,9 +94,13 @@ class Checker:
         run: Callable[[Target], Awaitable[Result]] = probe,
         *,
         forgotten: Callable[[Target], None] = lambda _: None,
+        told: Callable[[str, dict[str, object]], None] = lambda *_: None,
         limit: int = 512,
     ) -> None:
-        """`forgotten` is told each target that is no longer checked. `limit`: tasks at the same time; the others wait in line, first come first served."""
+        """`forgotten` is told each target that is no longer checked. `limit`: tasks at the same time; the others wait in line, first come first served.
+
+        `told`: of the tripwires, what a log should say: an event and its fields.
+        """
         self._report = report
         self._run = run
         self._forgotten = forgotten
@@ -107,6 +120,8 @@ class Checker:
         self._queue: deque[_Slot] = deque()  # for a task
         self._line: deque[_Slot] = deque()  # for the sweep
         self._asked: deque[_Slot] = deque()  # for the forker
+        self._idle: deque[_Slot] = deque()  # to look at their wires
+        self._wires: Wires[_Slot] = Wires(self._tripped, self._wired, told)
         self._tasks: set[asyncio.Task[Result]] = set()
         self.probes: defaultdict[str, Probes] = defaultdict(Probes)  # by kind of check
         self.runs = RunLog()
@@ -126,7 +141,18 @@ class Checker:
     @property
     def queued(self) -> int:
         """Targets whose time has come and that wait for a free place. Never back to 0: the node is too slow."""
-        return sum(not slot.gone for line in (self._queue, self._line, self._asked) for slot in line)
+        lines = (self._queue, self._line, self._asked, self._idle)
+        return sum(not slot.gone for line in lines for slot in line)
+
+    @property
+    def tripwires(self) -> Tripwires:
+        """As they are now."""
+        wires = self._wires
+        return Tripwires(
+            counts={str(state): wires.counts[state] for state in State},
+            ends=dict(wires.ends),
+            notes=wires.notes,
+        )
 
     def set_targets(self, targets: AbstractSet[Target]) -> None:
         """Start what is new, forget what is not in `targets`, leave the rest as it is.
@@ -199,6 +225,9 @@ class Checker:
             beat=began,
             number=next(self._numbers),
         )
+        if is_wanted(target):
+            slot.wire = self._wires.join(target, slot)
+            slot.idle = isinstance(target.check.kind, IdleCheck)
         self._slots[target] = slot
         self._wait(slot, began + min(_SPREAD, target.check.interval / many) * place)
         return slot.number, target
@@ -212,6 +241,10 @@ class Checker:
         now = self._clock()
         for place, slot in enumerate(self._slots.values()):
             slot.quiet = slot.after = None
+            slot.tripped = slot.again = False
+            if slot.idle and slot.wire is not None:
+                self._wires.cancel(slot.wire, slot)
+                slot.anew, slot.running = True, False
             if slot.run is not None:
                 self._cancel(slot.run)
                 slot.running = False
@@ -229,12 +262,22 @@ class Checker:
         A later call replaces an earlier one. Unknown targets are ignored.
         """
         slot = self._slots.get(target)
-        if slot is None or slot.queued:
+        if slot is None or slot.queued or slot.tripped:
             return
         slot.quiet = after if quiet and after > 0 else None
         slot.after = after
         if not slot.running:
-            self._go_on(slot)
+            if slot.quiet is not None and self._is_proven(slot):
+                slot.after = slot.at = None
+            else:
+                self._go_on(slot)
+
+    def spare(self) -> None:
+        """Something else in this process could not be done: if it was for lack of a descriptor, tripwires give theirs."""
+        try:
+            os.close(os.dup(0))
+        except OSError:
+            self._wires.give_up()
 
     async def close(self) -> None:
         """Forget every target and wait until the last run has cleaned up."""
@@ -249,6 +292,7 @@ class Checker:
         if self._sweep is not None:
             self._sweep.close()
             self._sweep = None
+        self._wires.close()
         await self._programs.close()
         while self._tasks:
             await asyncio.wait(self._tasks)
@@ -262,6 +306,8 @@ class Checker:
             del self._hosts[slot.target.address]
         if slot.run is not None:
             self._cancel(slot.run)
+        if slot.wire is not None:
+            self._wires.leave(slot.wire, slot, proof=slot.idle)
         if slot.task is not None:
             self._ending.add(slot.target)
             slot.task.cancel()
@@ -298,7 +344,7 @@ class Checker:
         """For the first that is due with the next batch, or for who waits in line and could begin."""
         if self._line and (self._sweep is None or not self._sweep.full):
             at = self._rung  # at once, after the event loop has had its turn
-        elif self._asked and not self._programs.full:
+        elif self._idle or (self._asked and not self._programs.full):
             at = self._rung
         elif self._queue and len(self._tasks) < self._limit:
             at = self._rung + 2 * TURN
@@ -334,6 +380,8 @@ class Checker:
                 self._start_runs()
             if self._asked:
                 self._start_programs()
+            if self._idle:
+                self._ask_wires()
             self._start_tasks(_TASKS_A_TURN)
         finally:
             self._alarm, self._alarm_at = None, math.inf
@@ -354,10 +402,14 @@ class Checker:
             slot.at = None
             slot.beat = slot.due
             slot.queued = True
+            if slot.tripped:
+                slot.tripped, slot.off_beat = False, True
             if slot.swept:
                 self._line.append(slot)
             elif slot.program:
                 self._asked.append(slot)
+            elif slot.idle:
+                self._idle.append(slot)
             elif slot.target not in self._ending:  # else _ended puts it in line
                 self._queue.append(slot)
         return len(due)
@@ -412,9 +464,69 @@ class Checker:
                 self._tell(slot, finding.result(0.0))
                 self._go_on(slot)
 
+    def _ask_wires(self) -> None:
+        """Whether they stand; those that do not are made anew."""
+        line, until = self._idle, self._clock() + TURN
+        while line and self._clock() <= until:
+            slot = line.popleft()
+            if slot.gone or slot.wire is None:
+                continue
+            slot.queued, slot.running = False, True
+            anew, slot.anew = slot.anew, False
+            finding = self._wires.ask(slot.wire, slot, slot.target.check.timeout, anew=anew)
+            if finding is not None:
+                self._wired(slot, finding, 0.0)
+
+    def _wired(self, slot: _Slot, finding: Finding, took: float) -> None:
+        """An idle check has its result."""
+        slot.running = False
+        slot.tally.count(finding.outcome, took)
+        self._remember(slot, finding.outcome, took)
+        self._heard(slot, finding.outcome)
+        if finding is OK and slot.quiet is not None and slot.after is None and self._is_proven(slot):
+            return  # for as long as it stands
+        self._tell(slot, finding.result(took))
+        self._go_on(slot)
+        self._set_alarm()
+
+    def _is_proven(self, slot: _Slot) -> bool:
+        return slot.idle and not slot.anew and slot.wire is not None and self._wires.stands(slot.wire)
+
+    def _tripped(self, slot: _Slot, at_once: bool) -> None:  # noqa: FBT001 - a callback
+        """The connection of its wire has ended: ask. What that means the check decides."""
+        if slot.gone or slot.queued:
+            return
+        if slot.running:
+            slot.again = at_once
+            return
+        check, now = slot.target.check, self._clock()
+        if at_once:
+            slot.tripped = slot.is_urgent = True
+            at = max(now, slot.beat + min(check.fast_interval, check.interval)) if slot.idle else now
+        elif slot.idle:
+            at = on_beat(slot.base, check.interval, slot.beat, now)
+        else:
+            return
+        if slot.at is None or slot.at > at:
+            self._wait(slot, at)
+
+    def _heard(self, slot: _Slot, outcome: Outcome) -> None:
+        """A run of a target with a wire has ended."""
+        if slot.wire is None or outcome is Outcome.UNKNOWN:
+            return
+        if slot.again:  # it may have been asked before the end
+            slot.again = False
+            if outcome is Outcome.OK:
+                self._loop.call_soon(self._tripped, slot, True)
+                return
+        self._wires.heard(slot.wire, ok=outcome is Outcome.OK)
+
     def _swept(self, run: Run[_Slot] | ProgramRun[_Slot], finding: Finding, took: float) -> None:
         slot = run.owner
         slot.running = False
+        off_beat, slot.off_beat = slot.off_beat, False
+        if slot.wire is not None:
+            self._heard(slot, finding.outcome)
         if slot.is_rare and not run.may_keep:
             slot.run = None
         slot.tally.count(finding.outcome, took)
@@ -422,6 +534,9 @@ class Checker:
         if finding is OK and slot.quiet is not None and slot.after is None:
             at = slot.beat + slot.quiet  # mostly the next beat: to ask for it costs more than to look
             now = run.started + took
+            if off_beat:
+                at = on_beat(slot.base, slot.quiet, slot.beat, now)
+                slot.is_urgent = slot.quiet < _OFTEN
             self._wait(slot, at if at >= now else next_beat(slot.beat, slot.quiet, now))
         else:
             self._tell(slot, finding.result(took))
@@ -440,7 +555,8 @@ class Checker:
         for run in runs:
             slot = run.owner
             quiet = slot.quiet
-            if quiet is None or slot.after is not None:
+            wire = slot.wire
+            if quiet is None or slot.after is not None or (wire is not None and _is_awaited(slot, wire)):
                 self._swept(run, OK, now - run.started)
                 continue
             slot.running = False
@@ -469,6 +585,8 @@ class Checker:
 
     def _tell(self, slot: _Slot, result: Result) -> None:
         slot.quiet = None
+        if result.fault is Fault.DESCRIPTORS:
+            self._wires.give_up()
         try:
             self._report(slot.target, result)
         except Exception as error:  # noqa: BLE001 - the others are to go on
@@ -509,6 +627,7 @@ class Checker:
             result = _defect("the run was cancelled") if task.cancelled() else task.result()
             slot.tally.count(result.outcome, result.took)
             self._remember(slot, result.outcome, result.took)
+            self._heard(slot, result.outcome)
             if slot.quiet is not None and result.outcome is Outcome.OK and not result.detail:
                 slot.after = slot.quiet if slot.after is None else slot.after
             else:
@@ -520,6 +639,11 @@ class Checker:
     def _remember(self, slot: _Slot, outcome: Outcome, took: float) -> None:
         if outcome is not Outcome.UNKNOWN:
             self.runs.add(slot.number, took if outcome is Outcome.OK else -max(took, _LEAST))
+
+
+def _is_awaited(slot: _Slot, wire: Wire[_Slot]) -> bool:
+    """Whether the wire learns something from a run that goes well."""
+    return slot.off_beat or slot.again or wire.state is State.OFF
 
 
 def _defect(what: str) -> Result:

@@ -78,6 +78,7 @@ from anycast.lease import Lease
 from anycast.ops.hub import Hub
 from anycast.ops.source import TOUCH_FILE, Facts, Tally, Work
 from anycast.ops.strain import Strain
+from anycast.probes.wires.wires import GIVEN_UP
 
 if TYPE_CHECKING:
     from anycast.agent.recording import Recorder
@@ -233,7 +234,7 @@ class Engine:
         self._lines: deque[ev.Log] = deque()  # that are still to be written
         self._waiting: dict[int, _Submitted] = {}  # by id() of the event that is waited for
         self._ended = False
-        self._checker = Checker(self._report, forgotten=self._forget)
+        self._checker = Checker(self._report, forgotten=self._forget, told=_of_wires)
         self._jobs: set[asyncio.Task[None]] = set()
         self._maintenance_path = Path(loaded.config.node.state_dir) / "maintenance.json"
         self._boot = maintenance_file.boot_id()
@@ -332,6 +333,7 @@ class Engine:
             work=self._work,
             hooks=dict(self.hook_tallies()),
             numbers=self.runs.numbers,
+            tripwires=self._checker.tripwires,
         )
 
     @property
@@ -642,6 +644,7 @@ class Engine:
         except TimeoutError:
             self.post(ev.KernelFailed(reason=f"not done within {KERNEL_PATIENCE:g} s"))
         except KernelUnavailable as error:
+            self._checker.spare()
             self.post(ev.KernelFailed(reason=error.reason))
         except Exception as error:
             log.exception("kernel.unexpected")
@@ -1081,6 +1084,11 @@ class Engine:
             slowdown=self._effort.slowdown,
         )
         return tuple(capacity.findings(config, asked, measured))
+
+
+def _of_wires(event: str, fields: Mapping[str, object]) -> None:
+    tell = log.warning if event == GIVEN_UP else log.info
+    tell(event, **fields)
 
 
 def _suspicions(before: Loaded, after: Loaded) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from anycast.analysis.routers import without_bfd
 from anycast.core.health.compose import leaves
+from anycast.core.values.checks import SILENT, IdleCheck, keepalive
 from anycast.core.values.configuration import (
     Check,
     Config,
@@ -237,6 +238,10 @@ def _fails(check: Check) -> Iterator[Term]:
 
 def _hangs(check: Check) -> Iterator[Term]:
     """Beats that a silent run misses are left out: it costs its timeout at most."""
+    if isinstance(check.kind, IdleCheck):
+        first, again = keepalive(check.interval)
+        yield Term(first, "keepalive")
+        yield Term(again, "keepalive without an answer", SILENT)
     yield from _fails(check)
     yield Term(check.timeout, "timeout", check.fall)
 

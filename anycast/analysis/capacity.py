@@ -9,6 +9,7 @@ from anycast.core.dataplane.members import servers_of, versions
 from anycast.core.health.compose import leaves
 from anycast.core.index import indexed
 from anycast.core.step import begin
+from anycast.core.values.checks import IdleCheck
 from anycast.core.values.configuration import Check, Config, Leaf, Rule, Vip
 
 # Of the time to live: for so long the engine may conclude everything anew. The lease before it is overdue after a
@@ -64,11 +65,16 @@ def _demand(vip: Vip) -> Demand:
         for pool in service.pools:
             number = sum(1 for version in versions(vip) for _ in servers_of(service, version, pool))
             servers += number
-            checks += number * sum(1 / check.interval for check in _checks(pool.check))
+            checks += number * sum(map(_rate, _checks(pool.check)))
     for local in vip.local:
         for check in () if local.check is None else _checks(local.check):
-            checks += len(vip.addresses) / check.interval
+            checks += len(vip.addresses) * _rate(check)
     return Demand(servers=servers, checks=checks)
+
+
+def _rate(check: Check) -> float:
+    """Runs a second while all is well."""
+    return 0.0 if isinstance(check.kind, IdleCheck) else 1 / check.interval
 
 
 def _checks(tree: Leaf | Rule[Leaf]) -> Iterator[Check]:

@@ -44,6 +44,7 @@ def status(document: Mapping[str, Any], *, colour: bool, shown: Overview | None 
         _node(document, colour=colour)
         + _carried(document)
         + _headroom(document)
+        + _tripwires(document)
         + "".join(f"{line}\n" for line in shown.head),
         _vips(shown.lines, colour=colour),
         *(
@@ -67,6 +68,18 @@ def status(document: Mapping[str, Any], *, colour: bool, shown: Overview | None 
     if shown.tail:
         parts.append("".join(f"{line}\n" for line in shown.tail))
     return "\n".join(parts)
+
+
+def _tripwires(document: Mapping[str, Any]) -> str:
+    """How many stand, and the servers that are not as others."""
+    found = document.get("tripwires")  # an older agent says nothing of them
+    if not found:
+        return ""
+    lines = [f"tripwires: {found['standing']} of {found['wanted']} stand"]
+    if found["given_up"]:
+        lines[0] += f"; {found['given_up']} are given up for lack of descriptors (raise LimitNOFILE)"
+    lines += _some([printable(f"{one['server']}: {one['detail']}") for one in found["servers"]])
+    return "".join(f"  {line}\n" for line in lines)
 
 
 def _word(word: str) -> Cell:

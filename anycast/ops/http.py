@@ -376,6 +376,7 @@ class _Reading:
             traffic=traffic,
             hooks=self._source.facts.hooks,
             headroom=self._source.headroom.read(now),
+            tripwires=self._source.facts.tripwires,
         )
         head, _, tail = _dumps(frame).partition(json.dumps(_VIPS))
         vips: list[str] = []
@@ -476,7 +477,9 @@ class _Reading:
             now=time.monotonic(),
         )
         now, wall = time.monotonic(), time.time()
-        body = why.document(state, vip, facts.tallies, now=now, wall=wall, standing=standing)
+        body = why.document(
+            state, vip, facts.tallies, now=now, wall=wall, standing=standing, notes=facts.tripwires.notes
+        )
         return _json(body) if _wants_json(request) else web.Response(text=why.text(body))
 
     def _vip(self, name: str) -> Vip:

@@ -36,7 +36,7 @@ from anycast.ops.board import Board
 from anycast.ops.exposition import Body, Chunk
 from anycast.ops.fleet_metrics import fleet
 from anycast.ops.series import Series
-from anycast.ops.source import BUCKETS, Source
+from anycast.ops.source import BUCKETS, Source, Tripwires
 from anycast.ops.status import (
     conditions,
     kernel_error,
@@ -124,6 +124,7 @@ class StateCollector(Collector):
         yield from _work(self._source)
         yield from _strain(self._source.facts.work.strain, state)
         yield from _probes(self._source)
+        yield from _tripwires(self._source.facts.tripwires)
         yield from _hooks(self._source)
         yield _standing(self._source)
         yield from headroom.families(self._source.headroom.read(now))
@@ -228,6 +229,30 @@ def _probes(source: Source) -> Iterator[Metric]:
             [kind], list(zip(ends, accumulate(probes.buckets), strict=True)), sum_value=probes.seconds
         )
     return iter((runs, duration))
+
+
+def _tripwires(found: Tripwires) -> Iterator[Metric]:
+    if not found.wanted:
+        return
+    wires = GaugeMetricFamily(
+        "anycast_tripwires", "Connections that stay open to real servers, by their state", labels=["state"]
+    )
+    for state, number in found.counts.items():
+        wires.add_metric([state], number)
+    yield wires
+    ends = CounterMetricFamily(
+        "anycast_tripwire_ends",
+        "Ends of such connections: a check failed then (deadly), went well (harmless), or it is the server's way (usual)",
+        labels=["kind"],
+    )
+    for kind, number in found.ends.items():
+        ends.add_metric([kind], number)
+    yield ends
+    yield _gauge(
+        "anycast_tripwires_unusual",
+        "Real servers that close such connections regularly, or take none",
+        len(found.notes),
+    )
 
 
 def _hooks(source: Source) -> Iterator[Metric]:

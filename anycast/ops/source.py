@@ -103,6 +103,29 @@ class Probes:
         return Runs(outcomes=dict(self.outcomes), buckets=tuple(self._buckets), seconds=self._seconds)
 
 
+def place_of(target: Target) -> str:
+    """Its address and port, as people write them."""
+    port = getattr(target.check.kind, "port", None) or target.port
+    return f"[{target.address}]:{port}" if target.address.version == 6 else f"{target.address}:{port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tripwires:
+    """The connections that stay open, and what came of their ends.
+
+    `counts`: by state, an entry for each real server and port. `ends`: since the start of the agent, by what followed.
+    `notes`: servers that are not as others, by address and port.
+    """
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    ends: Mapping[str, int] = field(default_factory=dict)
+    notes: PersistentMap[str, str] = field(default_factory=PersistentMap)
+
+    @property
+    def wanted(self) -> int:
+        return sum(self.counts.values())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What the agent did since its start. `routes`: how often a prefix was announced, withdrawn or refused."""
@@ -135,6 +158,7 @@ class Facts:
     hooks: Mapping[str, HookTally]  # what became of their runs, by name
     numbers: Mapping[int, Target]  # the targets by their number in the log of runs
     force: InForce = AS_WRITTEN  # how the configuration in force stands to the file
+    tripwires: Tripwires = Tripwires()
 
     @property
     def reload_ok(self) -> bool:

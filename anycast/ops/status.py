@@ -45,7 +45,7 @@ from anycast.core.vip.requirements import Requirement
 from anycast.ops.fleet_view import fleet_status
 from anycast.ops.servers import Look, Row, Seen, rows, seen, sees_answers
 from anycast.ops.shared import InCommon, in_common
-from anycast.ops.source import TOUCH_FILE
+from anycast.ops.source import TOUCH_FILE, Tripwires
 from anycast.ops.strain import Overload
 from anycast.ops.traffic import NO_RATES, Rates, Traffic, keys_of
 
@@ -57,6 +57,7 @@ VERSION = 1
 LIVE_TTLS = 3  # lease lifetimes without a step of the engine before it counts as hung
 NAMED = 3  # VIPs named in the summary
 LISTED = 20  # VIPs named where one is asked for that is not there
+UNUSUAL = 20  # servers named whose tripwires are not as others
 FAMILIES = {4: "IPv4", 6: "IPv6"}
 NO_VIP = "no VIP is configured: there is nothing to announce"
 NO_PLUGIN = "no plugin is connected (is ExaBGP running with the anycast plugin?)"
@@ -256,6 +257,7 @@ def frame(
     traffic: Traffic | None = None,
     hooks: Mapping[str, HookTally] | None = None,
     headroom: Figures | None = None,
+    tripwires: Tripwires | None = None,
 ) -> dict[str, Any]:
     """The document around the VIPs."""
     clock = Clock(now=now, wall=wall)
@@ -280,6 +282,7 @@ def frame(
         "config": _config(force, now),
         "vips": vips,
         "requirements": _requirements(state, clock),
+        "tripwires": _tripwires(tripwires),
         "traffic": _node_traffic(state, now, traffic),
         "headroom": None if headroom is None else headroom.document(),
         "kernel": _kernel(state, now),
@@ -297,6 +300,20 @@ def frame(
         ],
         "maintenance": maintenance_status(state, now=now, wall=wall),
         "fleet": fleet_status(state, clock),
+    }
+
+
+def _tripwires(found: Tripwires | None) -> dict[str, Any] | None:
+    if found is None or not found.wanted:
+        return None
+    return {
+        "wanted": found.wanted,
+        **found.counts,
+        "ends": dict(found.ends),
+        "unusual": len(found.notes),
+        "servers": [
+            {"server": place, "detail": found.notes[place]} for place in sorted(found.notes)[:UNUSUAL]
+        ],
     }
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, assert_never
 
 from anycast.core.dataplane import ipvs
@@ -41,7 +42,7 @@ from anycast.core.vip.facts import facts, recent_crashes, start_hold
 from anycast.core.vip.hold import FREE
 from anycast.core.vip.requirements import Requirement
 from anycast.ops.servers import Look, Row, Seen, rows, seen
-from anycast.ops.source import Tally
+from anycast.ops.source import Tally, place_of
 from anycast.ops.status import (
     FAMILIES,
     Clock,
@@ -93,6 +94,7 @@ class _Case:
     vip: Vip
     clock: Clock
     tallies: Mapping[Target, Tally]
+    notes: Mapping[str, str]
     facts: Facts
     routes: Routing
     rows: tuple[tuple[Service, Row, Seen], ...]
@@ -106,10 +108,11 @@ def document(
     now: float,
     wall: float,
     standing: Sequence[Standing] | None = None,
+    notes: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The explanation as JSON-ready values. The keys of `"version": 1` stay; new ones may come.
 
-    `standing`: what is wrong with the node; None: what the state tells of that.
+    `standing`: what is wrong with the node; None: what the state tells of that. `notes`: of `Tripwires`.
     """
     look = Look(state)
     case = _Case(
@@ -117,6 +120,7 @@ def document(
         vip=vip,
         clock=Clock(now=now, wall=wall),
         tallies=tallies,
+        notes=notes,
         facts=facts(state, vip, now),
         routes=routing(state, now),
         rows=tuple((service, row, seen(row, look)) for service in vip.services for row in rows(vip, service)),
@@ -298,7 +302,15 @@ def _state_of(case: _Case, row: Row, found: Seen) -> str:
         parts.append(f"{_count(tally['failures'], 'failure')} in all, {_turned(found.health.changes)}")
     if found.drained:
         parts.insert(0, _drained(case, row.server, row.scope))
-    return "; ".join(parts)
+    return "; ".join((*parts, *_noted(case, row.check)))
+
+
+def _noted(case: _Case, check: Aimed) -> Iterator[str]:
+    """What is unusual about its tripwires."""
+    if not case.notes:
+        return
+    places = (place_of(target) for target in targets_of(check) if target.check.tripwire)
+    yield from (note for place in dict.fromkeys(places) if (note := case.notes.get(place)))
 
 
 def _health(case: _Case, health: Health) -> str:

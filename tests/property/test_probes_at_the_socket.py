@@ -33,6 +33,7 @@ from anycast.core.values.checks import (
     DnsCheck,
     Expect,
     GrpcCheck,
+    IdleCheck,
     RelpCheck,
     Send,
     SyslogCanaryCheck,
@@ -221,10 +222,14 @@ def met(runner: asyncio.Runner, kind: CheckKind, port: int, timeout: float = SEC
 
 
 def test_every_kind_that_a_peer_can_answer_is_here() -> None:
-    """Not here: what needs another address (`to: vip`: test_packet), and kinds without a port."""
+    """Not here: what needs another address (`to: vip`: test_packet), kinds without a port, and idle, which by itself is tcp quiet."""
     met_here = {type(kind) for kinds in (STREAMS, SECURE, DATAGRAMS) for kind in kinds.values()}
     aimed = {kind for kind in KINDS if issubclass(kind, AimedKind)}
-    assert aimed - met_here == {TcpVipCheck, SyslogCanaryCheck}  # the latter has a test of its own below
+    assert aimed - met_here == {
+        TcpVipCheck,
+        SyslogCanaryCheck,
+        IdleCheck,
+    }  # the latter has a test of its own below
 
 
 @pytest.mark.parametrize("name", STREAMS)

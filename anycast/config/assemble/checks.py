@@ -180,6 +180,8 @@ class Checks(Assembler):
             self._say(
                 (*path, "unproven_after"), what, "write the interval or more; three of them is the default"
             )
+        if check.tripwire and (what := _no_tripwire(kind)):
+            self._say((*path, "tripwire"), what, "remove the line", key=True)
         if check.hold_down is None:
             return check
         return replace(check, hold_down=self._hold_down(path, check.hold_down, written.hold_down))
@@ -230,6 +232,19 @@ class Checks(Assembler):
         if isinstance(part, kinds.BgpSession):
             return model.Rule(needed=1, parts=(model.Part(name=_called(check), check=part),))
         return part
+
+
+def _no_tripwire(kind: kinds.Kind) -> str:
+    """Why a check of this kind has none; empty: it has."""
+    match kind:
+        case kinds.TcpVipCheck():
+            return "with to: vip there is no connection that could stay open: this node has the VIP itself"
+        case kinds.DnsCheck(transport="udp"):
+            return "a question over UDP has no connection that could stay open"
+        case kinds.SyslogCanaryCheck():
+            return "a message over UDP has no connection that could stay open"
+        case _:
+            return ""
 
 
 def _called(reference: forms.Check) -> str:

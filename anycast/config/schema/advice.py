@@ -213,6 +213,10 @@ _EXPLAINED: Mapping[str, Advice] = {
     "when_unhealthy": Advice(_OF_A_VIP.format("when_unhealthy"), "when_unhealthy: last_resort"),
     "med": Advice(_OF_A_VIP.format("med"), "med: 200"),
     "sorry_server": _NO_BACKUP,
+    "tripwire": Advice(
+        "this check opens no connection that could stay open (an idle check is a tripwire by itself): remove it",
+        "check: {type: tcp, tripwire: true}",
+    ),
     "token": Advice(
         "a token does not stand in this file: name the file that holds it, or a variable of the agent's environment",
         "token_file: /etc/anycast/pager.token",

@@ -184,7 +184,7 @@ _OF_TLS = [field.name for field in fields(kinds.Tls)]
 
 def _probed(kind: type[kinds.Kind], name: str, without: list[str]) -> type[Part]:
     """What all checks have, where it is aimed, its type, and what it has besides."""
-    first = settings(model.Check)
+    first = settings(model.Check, () if kind.CONNECTS and kind is not kinds.IdleCheck else ("tripwire",))
     if issubclass(kind, kinds.AimedKind | kinds.IcmpCheck):
         first["address"] = (of.AnyAddress | None, entry("Default: the real server's address."))
     if issubclass(kind, kinds.AimedKind):

@@ -7,6 +7,7 @@ it is judged in `anycast.config.assemble.kinds`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -20,10 +21,13 @@ class Kind:
     """A kind of check. `TYPE`: its name in the configuration, and of the module of `anycast.probes` that runs it.
 
     `PROBE`: that module, or the function in it, where the name is another one. "sweep": many of them are run at once.
+
+    `CONNECTS`: over TCP, to the server's own address.
     """
 
     TYPE: ClassVar[str]
     PROBE: ClassVar[str] = ""
+    CONNECTS: ClassVar[bool] = False
 
     @property
     def type(self) -> str:
@@ -89,6 +93,7 @@ class TcpCheck(AimedKind):
 
     TYPE: ClassVar[str] = "tcp"
     PROBE: ClassVar[str] = "sweep"
+    CONNECTS: ClassVar[bool] = True
     port: int | None = None
 
 
@@ -98,6 +103,7 @@ class TcpQuietCheck(AimedKind):
 
     TYPE: ClassVar[str] = "tcp"
     PROBE: ClassVar[str] = "closes"
+    CONNECTS: ClassVar[bool] = True
     quiet: float
     port: int | None = None
 
@@ -113,11 +119,31 @@ class TcpVipCheck(AimedKind):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IdleCheck(AimedKind):
+    """A TCP connection that stays open is success. While it does, nothing else is asked of the server."""
+
+    TYPE: ClassVar[str] = "idle"
+    CONNECTS: ClassVar[bool] = True
+    port: int | None = None
+
+
+SILENT = 3
+"""Signs of life in a row that are not answered, after which a connection counts as dead."""
+
+
+def keepalive(interval: float) -> tuple[int, int]:
+    """Of an idle check: seconds until its connection is asked for a sign of life, and between two that are not answered."""
+    first = max(1, math.ceil(interval))
+    return first, max(1, min(10, first // 2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HttpCheck(TlsFields, AimedKind):
     """One HTTP/1.1 request; a status that is expected is success."""
 
     TYPE: ClassVar[str] = "http"
     PROBE: ClassVar[str] = "sweep"
+    CONNECTS: ClassVar[bool] = True
     tls: bool  # https
     port: int | None = None
     sni: of.ServerName | None = setting("TLS server name. Default: `host`.", None)
@@ -210,6 +236,7 @@ class BannerCheck(AimedKind):
     """A dialogue of lines, as in SMTP or IMAP. It succeeds when the last step has."""
 
     TYPE: ClassVar[str] = "banner"
+    CONNECTS: ClassVar[bool] = True
     steps: tuple[Expect | Send, ...]
     port: int | None = None
     tls: Tls | None = setting(SPEAK_TLS, None)
@@ -220,6 +247,7 @@ class SyslogCheck(AimedKind):
     """Over TCP: a connection is opened and closed, without a message. Over UDP: a message is sent and looked for."""
 
     TYPE: ClassVar[str] = "syslog"
+    CONNECTS: ClassVar[bool] = True
     port: int | None = None
     tls: Tls | None = setting(SPEAK_TLS, None)
     quiet: float = 0.2  # how long the server must leave the connection open
@@ -244,6 +272,7 @@ class RelpCheck(AimedKind):
     """A RELP session is opened and closed, without a message."""
 
     TYPE: ClassVar[str] = "relp"
+    CONNECTS: ClassVar[bool] = True
     port: int | None = None
     tls: Tls | None = setting(SPEAK_TLS, None)
 
@@ -253,6 +282,7 @@ class DnsCheck(AimedKind):
     """One question to the server itself."""
 
     TYPE: ClassVar[str] = "dns"
+    CONNECTS: ClassVar[bool] = True
     port: int | None = None
     name: Annotated[of.Domain, Doc("The name that is asked for.", write="write the name to ask for")]
     record: of.RecordType = setting("The record type, as in A, AAAA, MX, SOA or TXT.", "A")
@@ -272,6 +302,7 @@ class GrpcCheck(AimedKind):
     """The standard gRPC health service (grpc.health.v1). SERVING is success."""
 
     TYPE: ClassVar[str] = "grpc"
+    CONNECTS: ClassVar[bool] = True
     port: int | None = None
     service: of.ServiceName = setting("The service asked about. Default: the server as a whole.", "")
     authority: of.ServerName | None = setting(
@@ -380,6 +411,7 @@ KINDS: tuple[type[Kind], ...] = (
     TcpCheck,
     TcpQuietCheck,
     TcpVipCheck,
+    IdleCheck,
     HttpCheck,
     UdpCheck,
     BannerCheck,

@@ -153,6 +153,11 @@ class Check(_Hashed):
     hold_down: HoldDown | None = setting(
         "Hold targets down that flap. Default: a target comes up after `rise` successes.", None
     )
+    tripwire: bool = setting(
+        "true: one more connection stays open to each real server. When it ends the check runs at once. For checks over "
+        "TCP.",
+        False,
+    )
 
     def __hash__(self) -> int:
         # Each of thousands of targets asks for it.

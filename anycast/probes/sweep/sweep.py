@@ -48,14 +48,17 @@ class Room(NamedTuple):
     running: int
     kept: int  # connected, for the next run of the same target
     idle: int
+    wires: int  # connected, to see their end
 
 
 def room(descriptors: int) -> Room:
     """How to divide what this process may open."""
-    left = max(48, descriptors - _RESERVE)
+    left = max(80, descriptors - _RESERVE)
     idle = min(_MOST_IDLE, left // 4)
     running = min(_MOST_RUNS, (left - idle) // 2)
-    return Room(running=running, kept=left - idle - running, idle=idle)
+    rest = left - idle - running
+    wires = rest * 2 // 3
+    return Room(running=running, kept=rest - wires, idle=idle, wires=wires)
 
 
 class Sweep(Generic[Owner]):

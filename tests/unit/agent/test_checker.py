@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
 import subprocess
 import sys
 from array import array
@@ -22,42 +21,11 @@ from anycast.core.health.phase import Fault, Outcome, Result
 from anycast.core.values.checks import IcmpCheck
 from anycast.core.values.configuration import Check, CommandCheck, HttpCheck, Target, TcpCheck
 from anycast.probes.finding import OK as FINE
+from tests.unit.clock import Loop, now, run_with_clock
 from tests.unit.probes.peers import full_backlog, open_descriptors, serving, silent
 from tests.unit.probes.peers import target as aimed
 
 OK = Result(outcome=Outcome.OK)
-
-
-class _Selector(selectors.DefaultSelector):
-    """Does not wait: the time until the next timer is skipped."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            return super().select(None)
-        self.now += timeout
-        return super().select(0)
-
-
-class _Loop(asyncio.SelectorEventLoop):
-    """An event loop whose clock stands still while anything is to be done."""
-
-    def __init__(self) -> None:
-        self._clock = _Selector()
-        super().__init__(self._clock)
-
-    def time(self) -> float:
-        return self._clock.now
-
-
-def run_with_clock(story: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner(loop_factory=_Loop) as runner:
-        runner.run(story)
-
-
-def now() -> float:
-    return round(asyncio.get_running_loop().time(), 6)
 
 
 def target(number: int, *, interval: float = 2.0) -> Target:
@@ -525,7 +493,7 @@ def test_after_a_pause_of_the_agent_everyone_runs_once_in_turns_and_the_beats_ar
         before = {target: at for at, target in bench.starts}
         bench.starts.clear()
         loop = asyncio.get_running_loop()
-        assert isinstance(loop, _Loop)
+        assert isinstance(loop, Loop)
         loop._clock.now += 100  # stopped
         resumed = loop.time()
         await asyncio.sleep(1.9)
@@ -551,7 +519,7 @@ def test_probed_anew_no_run_of_before_is_reported_and_everyone_runs_and_is_repor
         assert Counter(target for _, target in bench.reports) == dict.fromkeys(everyone, 1)  # quiet since
         assert checker.running > 50
         loop = asyncio.get_running_loop()
-        assert isinstance(loop, _Loop)
+        assert isinstance(loop, Loop)
         loop._clock.now += 100  # stopped
         checker.probe_anew()
         anew = loop.time()

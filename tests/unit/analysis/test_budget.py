@@ -84,6 +84,17 @@ def test_a_failure_lasts_as_long_as_its_terms(kind: Kind, terms: str, seconds: f
     assert worst(found, kind) == pytest.approx(seconds)
 
 
+def test_an_idle_check_notices_silence_by_keepalives_and_then_fails_as_others_do() -> None:
+    text = FILE.replace("HOLD", "").replace("TIMING", "").replace("PROTOCOL", "").replace("tcp", "idle")
+    found = budget(loads(text.replace("interval: 1s", "interval: 10s"), hostname="lb1").config)
+    assert spelt(found, Kind.SERVER_HANGS) == [
+        (
+            "10 s keepalive + 3 x 5 s keepalive without an answer + 10 s interval + 2 x 0.1 s fast interval + "
+            "3 x 0.3 s timeout + 0.05 s kernel"
+        )
+    ]
+
+
 def test_a_router_that_cannot_dial_is_back_when_exabgp_dials() -> None:
     one = config()
     (first, *rest) = one.bgp.neighbors

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from anycast.analysis.capacity import Demand, Measured, conclusion, demand, findings
-from anycast.core.values.checks import BgpSession
+from anycast.core.values.checks import BgpSession, IdleCheck
 from anycast.core.values.configuration import Check, Leaf, Part, Rule, TcpCheck, Vip
 from tests.fakes import vip
 from tests.property.worlds import config
@@ -29,6 +29,11 @@ def test_every_use_of_a_real_server_counts_with_each_check_of_its_rule() -> None
         )
     )
     assert asked == Demand(servers=5, checks=4 * 2.0 + 2.25)
+
+
+def test_an_idle_check_runs_no_more_while_its_connection_stands() -> None:
+    idle = replace(FAST, kind=IdleCheck(port=80))
+    assert demand(config(vip(check=idle, servers=(1, 2)))) == Demand(servers=2, checks=0.0)
 
 
 def test_a_machine_that_keeps_up_has_no_findings() -> None:

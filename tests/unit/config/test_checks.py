@@ -105,6 +105,7 @@ KINDS: list[tuple[str, CheckKind]] = [
     ("{type: tcp, to: vip}", kinds.TcpVipCheck()),
     ("{type: tcp, to: vip, quiet: 500ms}", kinds.TcpVipCheck(quiet=0.5)),
     ("{type: tcp, to: vip, port: 81}", kinds.TcpVipCheck(port=81)),
+    ("{type: idle, port: 81}", kinds.IdleCheck(port=81)),
     ("{type: udp}", kinds.UdpCheck(quiet=0.2)),
     ("{type: udp, timeout: 100ms}", kinds.UdpCheck(quiet=0.05)),
     ("{type: udp, send: grün, expect: '^x'}", kinds.UdpCheck(send="grün".encode(), expect="^x")),
@@ -547,3 +548,41 @@ def test_where_a_check_to_the_vip_cannot_be_is_told_once(old: str, new: str, sai
 def test_a_check_to_the_vip_is_told_of_in_words() -> None:
     old, new = (loads(held("to: vip", to), hostname="lb1").config for to in ("to: server", "to: vip"))
     assert changes(old, new) == ("vip web: service tcp/80 check tcp -> tcp to the VIP",)
+
+
+WITHOUT_CONNECTION = "this check opens no connection that could stay open"
+NO_TRIPWIRE = [
+    ("{type: udp, tripwire: true}", WITHOUT_CONNECTION),
+    ("{type: icmp, tripwire: true}", WITHOUT_CONNECTION),
+    ("{type: command, argv: [/bin/true], tripwire: true}", WITHOUT_CONNECTION),
+    ("{type: idle, tripwire: true}", "an idle check is a tripwire by itself"),
+    ("{type: tcp, to: vip, tripwire: true}", "this node has the VIP itself"),
+    ("{type: dns, name: a.example, transport: udp, tripwire: true}", "a question over UDP"),
+    ("{type: syslog, transport: udp, proof_port: 5140, tripwire: true}", "a message over UDP"),
+]
+
+
+@pytest.mark.parametrize(("check", "said"), NO_TRIPWIRE)
+def test_a_tripwire_that_cannot_be_is_refused_with_the_reason(check: str, said: str) -> None:
+    (problem,) = problems(check)
+    assert "tripwire: " in problem
+    assert said in problem
+    assert "remove" in problem
+
+
+def test_a_check_over_tcp_may_have_a_tripwire() -> None:
+    for kind in (
+        "tcp",
+        "http",
+        "https",
+        "relp",
+        "syslog",
+        "dns, name: a.example",
+        "banner, steps: [{expect: a}]",
+    ):
+        loaded = loads(text(f"{{type: {kind}, tripwire: true}}"), "f", hostname="lb1")
+        (pool,) = {
+            service.pool.name: service.pool for vip in loaded.config.vips for service in vip.services
+        }.values()
+        assert isinstance(pool.check, Check)
+        assert pool.check.tripwire

@@ -54,7 +54,7 @@ from anycast.core.values.report import ATTRIBUTES, NeighborState, Report
 from anycast.ops.headroom import Headroom
 from anycast.ops.hub import Hub
 from anycast.ops.load import Interfaces, Meter
-from anycast.ops.source import Facts, Runs, Tally, Work
+from anycast.ops.source import Facts, Runs, Tally, Tripwires, Work
 from anycast.ops.traffic import Traffic
 from tests.property.worlds import told
 
@@ -124,6 +124,7 @@ class Node:
         self.hooks: dict[str, HookTally] = {}
         self.probes: dict[str, Runs] = {}
         self.work = Work()
+        self.tripwires = Tripwires()
         self.runs = RunLog()
         self.took: dict[Target, list[float]] = {}
         self._state, effects = begin(config, maintenance or {}, now, crashes=crashes)
@@ -145,6 +146,7 @@ class Node:
             work=self.work,
             hooks=dict(self.hooks),
             numbers=self.runs.numbers,
+            tripwires=self.tripwires,
         )
 
     def durations(self, target: Target) -> Sequence[float]:

@@ -280,7 +280,7 @@ def test_connections_are_kept_only_as_far_as_there_are_descriptors() -> None:
         found: asyncio.Queue[Finding] = asyncio.Queue()
         async with serving(keeper) as port:
             sweep: Sweep[None] = Sweep(lambda _run, finding, _took: found.put_nowait(finding))
-            sweep._room = Room(running=8, kept=1, idle=2)
+            sweep._room = Room(running=8, kept=1, idle=2, wires=0)
             runs = [run_of(target(replace(KEPT, path=path), port), None) for path in ("/a", "/b", "/c")]
             for _ in range(2):
                 for run in runs:
