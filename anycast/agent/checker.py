@@ -536,7 +536,7 @@ class Checker:
             now = run.started + took
             if off_beat:
                 at = on_beat(slot.base, slot.quiet, slot.beat, now)
-                slot.is_urgent = slot.quiet < _OFTEN
+                slot.is_urgent = slot.quiet < OFTEN
             self._wait(slot, at if at >= now else next_beat(slot.beat, slot.quiet, now))
         else:
             self._tell(slot, finding.result(took))
