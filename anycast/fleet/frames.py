@@ -1,7 +1,7 @@
 """What the process that asks other nodes tells the agent: small frames of JSON, each of less than a millisecond.
 
     ["life", {name: heard}]                      signs of life, with nothing new; empty: of the process itself
-    ["head", name, head]                         what a node says of itself, without its VIPs
+    ["head", name, head]                         what a node says of itself, without its VIPs; their loads as text
     ["vips", name, {vip: row}, [gone]]           some of its VIPs
     ["peers", [[name, source, heard, told, problem, problem_since, answers], ...]]
                                                  and with it all that came of these nodes since their last one
@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -35,11 +35,9 @@ from anycast.core.fleet.values import (
     Disagreement,
     Document,
     Holder,
-    Load,
     Peer,
     Register,
     Source,
-    VipStanding,
     VipTold,
 )
 from anycast.core.values.fleet import Fleet
@@ -65,13 +63,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What is known of a node, as it is told. Ages are as of `told`; those of `rows` stand as instants after it."""
+    """What is known of a node, as it is told. Ages are as of `told`.
+
+    `pieces`: its VIPs as they came, by digest, with instants by its own clock, which showed `at` at the instant `told`.
+    """
 
     name: str
     source: Source = Source.PEERS
     document: Document | None = None
-    loads: Mapping[str, Load] = field(default_factory=dict)
-    rows: Mapping[str, Row] = field(default_factory=dict)
+    pieces: Mapping[str, Mapping[str, Row]] = field(default_factory=dict)
+    at: float = 0.0
     heard: float | None = None
     told: float | None = None
     problem: str = ""
@@ -102,17 +103,38 @@ def _framed(together: Sequence[bytes]) -> bytes:
 def differing(old: Told | None, new: Told) -> Iterator[Sequence[Any]]:
     """The frames that lead from one to the other, but for what `summed` says of it."""
     before = Told(name=new.name) if old is None else old
-    if new.document is not None and (new.document, new.loads) != (before.document, before.loads):
+    if new.document is not None and new.document != before.document:
         # No VIPs stand in it, and ages go as they are.
-        loads = {name: VipTold(standing=VipStanding.ANNOUNCED, load=load) for name, load in new.loads.items()}
-        yield "head", new.name, codec.head(replace(new.document, vips=loads), born=0.0, at=0.0)
-    if new.rows is not before.rows:
-        fresh = ((name, row) for name, row in new.rows.items() if before.rows.get(name) != row)
-        gone = [name for name in before.rows if name not in new.rows]
-        while some := dict(islice(fresh, _ROWS)):
-            yield "vips", new.name, some, []
-        for first in range(0, len(gone), _ROWS):
-            yield "vips", new.name, {}, gone[first : first + _ROWS]
+        head = codec.head(new.document, born=0.0, at=0.0)
+        yield "head", new.name, {**head, "loads": new.document.loads}
+    fresh, gone = changed_rows(before, new)
+    rows = ((name, _since(row, new.at)) for name, row in fresh.items())
+    while some := dict(islice(rows, _ROWS)):
+        yield "vips", new.name, some, []
+    for first in range(0, len(gone), _ROWS):
+        yield "vips", new.name, {}, gone[first : first + _ROWS]
+
+
+def changed_rows(old: Told, new: Told) -> tuple[dict[str, Row], list[str]]:
+    """The rows that are others now, and the VIPs that are gone. What is in the same piece is not looked at."""
+    if old.pieces is new.pieces and old.at == new.at:
+        return {}, []
+    kept = new.pieces.keys() & old.pieces.keys() if old.at == new.at else frozenset[str]()
+    before = _rows(old.pieces, kept)
+    after = _rows(new.pieces, kept)
+    fresh = {name: row for name, row in after.items() if old.at != new.at or before.get(name) != row}
+    gone = [name for name in before if name not in after]
+    return fresh, gone
+
+
+def _rows(pieces: Mapping[str, Mapping[str, Row]], kept: Collection[str]) -> dict[str, Row]:
+    return {name: row for digest, rows in pieces.items() if digest not in kept for name, row in rows.items()}
+
+
+def _since(row: Row, at: float) -> Row:
+    """With the instant counted from that one."""
+    standing, reason, since, table, rank = row
+    return standing, reason, round(since - at, 1), table, rank
 
 
 def summed(some: Sequence[Told]) -> Iterator[Sequence[Any]]:
@@ -133,7 +155,7 @@ def is_urgent(old: Told | None, new: Told) -> bool:
     if old is None:
         return True
     before, after = old.document, new.document
-    if (old.problem, old.answers, old.rows is new.rows) != (new.problem, new.answers, True):
+    if (old.problem, old.answers, old.pieces is new.pieces) != (new.problem, new.answers, True):
         return True
     if before is None or after is None:
         return before is not after
@@ -141,7 +163,7 @@ def is_urgent(old: Told | None, new: Told) -> bool:
 
 
 def _without_figures(document: Document) -> Document:
-    return replace(document, load=None, rest=None, soft=None if document.soft is None else 0.0)
+    return replace(document, load=None, rest=None, loads="", soft=None if document.soft is None else 0.0)
 
 
 def turns(found: Register) -> Sequence[Any]:
@@ -171,9 +193,8 @@ class Receiver:
 
     def __init__(self) -> None:
         self._peers: dict[str, Peer] = {}
-        self._heads: dict[str, tuple[Document, Mapping[str, Load]]] = {}
+        self._heads: dict[str, Document] = {}
         self._rows: dict[str, PersistentMap[str, VipTold]] = {}
-        self._loads: dict[str, Mapping[str, Load]] = {}
 
     def take(self, frame: bytes) -> FleetHeard | None:
         """None: it belongs to what comes next."""
@@ -259,10 +280,7 @@ class Receiver:
 
     def _vips(self, name: str, rows: Mapping[str, Any], gone: Sequence[Any]) -> None:
         before = self._rows.get(name, PersistentMap())
-        fresh = {}
-        for vip, row in codec.read_rows(rows):
-            load = old.load if (old := before.get(vip)) is not None else None
-            fresh[vip] = codec.told(row, 0.0, load)
+        fresh = {vip: codec.told(row, 0.0) for vip, row in codec.read_rows(rows)}
         after = before.updated(fresh, [one for one in gone if isinstance(one, str)])
         if len(after) > codec.MOST_VIPS:
             raise BrokenError(f"there are more than {codec.MOST_VIPS:,} VIPs")
@@ -274,9 +292,7 @@ class Receiver:
         heard, told, since = instants
         document = None
         if (head := self._heads.get(name)) is not None:
-            vips = _loaded(self._rows.get(name, PersistentMap()), self._loads.get(name, {}), head[1])
-            self._rows[name], self._loads[name] = vips, head[1]
-            document = replace(head[0], vips=vips)
+            document = replace(head, vips=self._rows.get(name, PersistentMap()))
         before = self._peers.get(name)
         if before is not None and before.document == document:
             document = before.document
@@ -292,18 +308,6 @@ class Receiver:
             disagreement=None if before is None else before.disagreement,
         )
         return peer
-
-
-def _loaded(
-    vips: PersistentMap[str, VipTold], before: Iterable[str], loads: Mapping[str, Load]
-) -> PersistentMap[str, VipTold]:
-    """With these loads of VIPs, and no others. `before`: those that had one."""
-    fresh: dict[str, VipTold] = {}
-    for name in {*before, *loads}:
-        one = vips.get(name)
-        if one is not None and one.load != loads.get(name):
-            fresh[name] = replace(one, load=loads.get(name))
-    return vips.updated(fresh)
 
 
 def _instant(found: Any) -> float | None:

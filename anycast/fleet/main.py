@@ -27,8 +27,6 @@ from anycast.fleet.frames import (
     turns,
 )
 from anycast.fleet.peers import Peers
-from anycast.fleet.register import keep_registered
-from anycast.fleet.strict import keep_turn
 from anycast.lesser import become_lesser, set_up_logging
 
 NAME = "anycast-fleet"  # as the kernel knows it
@@ -64,7 +62,7 @@ async def serve(line: socket.socket) -> None:
         asking = asyncio.create_task(_asking(task, teller, peers))
         comparing = asyncio.create_task(agreeing.run())
         telling = asyncio.create_task(teller.run())
-        turning = asyncio.create_task(keep_turn(task, teller.turn))
+        turning = asyncio.create_task(_turning(task, teller))
         ending = asyncio.create_task(reader.read(1))
         try:
             await asyncio.wait(
@@ -86,9 +84,19 @@ async def serve(line: socket.socket) -> None:
 
 async def _asking(task: Task, teller: Teller, peers: Peers) -> None:
     if task.fleet.view is FleetView.ETCD:
+        from anycast.fleet.register import keep_registered  # large, and most fleets have no etcd
+
         await keep_registered(task, teller.hear, teller.alive, teller.view)
     else:
         await peers.run()
+
+
+async def _turning(task: Task, teller: Teller) -> None:
+    if task.fleet.etcd is None:
+        await asyncio.Event().wait()
+    from anycast.fleet.strict import keep_turn  # large, and most fleets have no etcd
+
+    await keep_turn(task, teller.turn)
 
 
 class Teller:

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from sys import intern
 from typing import Any, TypeAlias
 
@@ -92,6 +93,29 @@ def head(document: Document, *, born: float, at: float) -> dict[str, Any]:
     return body
 
 
+def packed(loads: Mapping[str, Load]) -> str:
+    """As text."""
+    return _dumps({name: _load(one) for name, one in loads.items()}) if loads else ""
+
+
+def loaded(document: Document) -> Document:
+    """With the loads in its VIPs."""
+    if not document.loads:
+        return document
+    vips, found = document.vips, _unpacked(document.loads)
+    fresh = {name: replace(vips[name], load=load) for name, load in found.items() if name in vips}
+    return replace(document, vips={**vips, **fresh}, loads="")
+
+
+@lru_cache(maxsize=2 * MOST_NODES)
+def _unpacked(text: str) -> Mapping[str, Load]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return dict(_loads({"loads": found}))
+
+
 def _heaviest(one: tuple[str, Load]) -> tuple[float, str]:
     return -one[1].bits, one[0]
 
@@ -116,12 +140,14 @@ def _dumps(value: object) -> str:
 
 
 def _load(load: Load | None) -> list[float] | None:
-    return None if load is None else [_short(getattr(load, name)) for name in _LOAD]
+    if load is None:
+        return None
+    return [_short(one) for one in (load.packets, load.bits, load.new_connections, load.connections)]
 
 
 def _short(figure: float) -> float:
     """Three digits: a load that hardly changes is none that has changed."""
-    return float(f"{figure:.3g}")
+    return float(f"{figure:.3g}") if figure else 0.0
 
 
 def _capacity(capacity: Capacity | None) -> list[float | None] | None:
@@ -253,9 +279,10 @@ def _document(body: Mapping[str, Any], at: float) -> Document:
     )
 
 
-def read_head(head: Mapping[str, Any]) -> tuple[Document, Mapping[str, Load]]:
-    """Of one that was made at the instant 0. Raises BrokenError."""
-    return _document(head, 0.0), dict(_loads(head))
+def read_head(head: Mapping[str, Any]) -> Document:
+    """Of one that was made at the instant 0, its loads as text. Raises BrokenError."""
+    loads = head.get("loads")
+    return replace(_document(head, 0.0), loads=loads if isinstance(loads, str) else "")
 
 
 def _turn_of(found: object, at: float) -> Turn | None:
@@ -309,6 +336,11 @@ def _figures(found: object, number: int) -> list[float | None] | None:
 
 
 def _load_of(found: object) -> Load | None:
+    match found:
+        case [float() as packets, float() as bits, float() as new, float() as there] if (
+            0 <= packets < _MOST and 0 <= bits < _MOST and 0 <= new < _MOST and 0 <= there < _MOST
+        ):  # as all nodes write it
+            return Load(packets=packets, bits=bits, new_connections=new, connections=there)
     figures = _figures(found, len(_LOAD))
     return (
         None
