@@ -6,7 +6,7 @@ A question every two seconds to each of many nodes: a client for everything cost
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import h11
@@ -47,6 +47,8 @@ class Line:
         self._most = most
         self._ended = ended
         self._one: _Connection | None = None
+        self._asked: tuple[str, list[tuple[str, str]]] = "", []
+        self._request: h11.Request | None = None  # of that
 
     @property
     def transport(self) -> asyncio.Transport | None:
@@ -58,14 +60,16 @@ class Line:
         if one is not None:
             one.abort()
 
-    async def get(self, target: str, headers: Iterable[tuple[str, str]]) -> Answer:
+    async def get(self, target: str, headers: list[tuple[str, str]]) -> Answer:
         """Raises OSError (EndedError is one), NoHttpError, TooLargeError. Whatever it raises, the connection is closed."""
-        asked = h11.Request(method="GET", target=target, headers=[*headers])
+        if self._request is None or self._asked != (target, headers):  # mostly it is the same again
+            self._asked = target, headers
+            self._request = h11.Request(method="GET", target=target, headers=headers)
         while True:
             one = await self._open()
             kept = not one.is_fresh
             try:
-                return await one.ask(asked)
+                return await one.ask(self._request)
             except EndedError:
                 if not kept:
                     raise  # one that is kept may have been ended before it was asked

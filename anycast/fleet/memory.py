@@ -35,10 +35,9 @@ class Memory:
             self.born = heard.born
             told = replace(told, told=now, at=heard.at, pieces={})
         same = heard.pieces.keys() == told.pieces.keys()
-        document = codec.later(heard.document, heard.at - told.at)
         self.told = replace(
             told,
-            document=replace(document, loads=codec.packed(heard.loads)),
+            document=codec.later(heard.document, heard.at - told.at),
             pieces=told.pieces if same else heard.pieces,
             heard=now,
             problem="",

@@ -18,7 +18,7 @@ ROW: Row = ("announced", "healthy", 90.0, "t", (1, 2))
 
 
 def heard(at: float, born: float = 1.0, *, pieces: dict[str, dict[str, Row]] | None = None) -> Heard:
-    return Heard(DOCUMENT, {}, {"a": {"web": ROW}} if pieces is None else pieces, born, at)
+    return Heard(DOCUMENT, {"a": {"web": ROW}} if pieces is None else pieces, born, at)
 
 
 def peer(memory: Memory) -> Peer:
