@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -93,7 +94,7 @@ class Agreeing:
                         await self._changed.wait()
                 self._changed.clear()
                 if loop.time() >= due:
-                    due = loop.time() + OWN
+                    due += OWN * (math.floor((loop.time() - due) / OWN) + 1)
                     await self._safely(self._look())
                     self._forget(loop.time())
                 for node in {*self._told, *self._now.differing}:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import math
 import os
 import pickle
 import socket
@@ -31,6 +32,7 @@ from anycast.lesser import become_lesser, set_up_logging
 
 NAME = "anycast-fleet"  # as the kernel knows it
 BEAT = 1.0  # seconds between two frames with signs of life
+TOGETHER = 0.05  # seconds in which the answers of nodes that are asked together come
 FIGURES = 2  # beats between two times that figures alone are told
 
 
@@ -145,15 +147,16 @@ class Teller:
     async def run(self) -> None:
         """Until it is cancelled. Raises ConnectionError."""
         loop = asyncio.get_running_loop()
-        beat, beats = loop.time() + BEAT, 0
+        beat, beats = loop.time() + TOGETHER, 0  # with what has just been answered
         self._changed.set()
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(beat):
                     await self._changed.wait()
-            on_beat = loop.time() >= beat
+                    await asyncio.sleep(TOGETHER)
+            on_beat = (now := loop.time()) >= beat
             if on_beat:
-                beat, beats = loop.time() + BEAT, beats + 1
+                beat, beats = beat + BEAT * (math.floor((now - beat) / BEAT) + 1), beats + 1
             figures = on_beat and beats % FIGURES == 0
             await self._tell(
                 [*self._fresh(all_of_it=self._changed.is_set() or figures), *self._alive(on_beat=on_beat)]

@@ -21,6 +21,7 @@ from anycast.fleet.line import Answer, EndedError, Line, NoHttpError, TooLargeEr
 from anycast.fleet.memory import Memory
 
 TIMEOUT = 1.0  # seconds for an answer, whole
+TOGETHER = 1.0  # seconds from one group of nodes that are asked together to the next: most of a question is waking up for it
 AGAIN = 0.5  # seconds until one that has not answered is asked again, as long as it is not gone
 CONNECTION_LASTS = 60.0  # seconds: each new one looks at the certificates again
 SECRETS_LAST = 5.0  # seconds for which a token and certificates are good that were read
@@ -47,10 +48,12 @@ class Peers:
 
     async def run(self) -> None:
         """Until it is cancelled."""
+        base, interval = asyncio.get_running_loop().time(), self._fleet.interval
+        asked = [one for one in self._fleet.peers if one.host]
+        groups = min(len(asked), max(1, round(interval / TOGETHER)))
         async with asyncio.TaskGroup() as tasks:
-            for place, peer in enumerate(self._fleet.peers):
-                if peer.host:
-                    tasks.create_task(self._follow(peer, place / len(self._fleet.peers)))
+            for place, peer in enumerate(asked):
+                tasks.create_task(self._follow(peer, base, place % groups / groups))
 
     async def fetch(self, name: str, path: str) -> bytes:
         """A small answer of one node. Raises OSError, TimeoutError, BrokenError, SecretError."""
@@ -79,12 +82,12 @@ class Peers:
             asked.close()
         return ""
 
-    async def _follow(self, peer: PeerAt, share: float) -> None:
-        """`share`: of the interval, at which its beat is."""
+    async def _follow(self, peer: PeerAt, base: float, share: float) -> None:
+        """`share`: of the interval after `base`, at which its beat is."""
         loop, interval = asyncio.get_running_loop(), self._fleet.interval
         memory, wake = Memory(Told(name=peer.name)), _Wake(loop)
         asked = _Asked(self._secrets, peer, wake.early)
-        due = loop.time() + share * min(interval, TIMEOUT)
+        beat, due = base + share * interval, base + share * min(interval, TIMEOUT)
         try:
             while True:
                 await wake.at(due)
@@ -93,8 +96,8 @@ class Peers:
                 wake.not_before(now + AGAIN)
                 if not answered and _may_be_back(memory.told, now):
                     due = now + AGAIN
-                elif due <= now:
-                    due += interval * (math.floor((now - due) / interval) + 1)
+                else:
+                    due = beat + interval * (math.floor((now - beat) / interval) + 1)
         finally:
             asked.close()
 
