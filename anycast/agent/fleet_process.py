@@ -29,7 +29,8 @@ from anycast.core.fleet.codec import BrokenError
 from anycast.core.fleet.values import Capacity
 from anycast.core.values.configuration import Config
 from anycast.core.values.fleet import Fleet, FleetView, OnDisagreement
-from anycast.fleet.frames import LENGTH, MOST, Receiver, Task
+from anycast.fleet.frames import LENGTH, MOST, Task
+from anycast.fleet.receiving import Receiver
 from anycast.process import how_it_ended, watch
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds until the next one is started

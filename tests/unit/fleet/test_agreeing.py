@@ -19,8 +19,9 @@ from anycast.core.fleet.values import Disagreement, Peer, View
 from anycast.core.hooks import Secret
 from anycast.core.values.configuration import Config
 from anycast.core.values.fleet import Fleet, PeerAt
-from anycast.fleet.frames import LENGTH, Receiver, Task
+from anycast.fleet.frames import LENGTH, Task
 from anycast.fleet.main import serve
+from anycast.fleet.receiving import Receiver
 from anycast.ops.fleet import Told
 from anycast.ops.fleet_door import Door
 from anycast.ops.main import surface

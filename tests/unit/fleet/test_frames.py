@@ -14,8 +14,9 @@ from anycast.core.events import FleetHeard
 from anycast.core.fleet import codec
 from anycast.core.fleet.codec import BrokenError, Row
 from anycast.core.fleet.values import Document, Load, Peer, Source, VipStanding, VipTold
-from anycast.fleet.frames import LENGTH, MOST, Receiver, Told, differing, is_urgent, packed, summed
+from anycast.fleet.frames import LENGTH, MOST, Told, differing, is_urgent, packed, summed
 from anycast.fleet.memory import Memory
+from anycast.fleet.receiving import Receiver
 
 LOAD = Load(bits=3.0)
 
