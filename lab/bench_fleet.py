@@ -298,7 +298,7 @@ def main(argv: Sequence[str]) -> int:
         (folder / "token").write_text("secret-of-the-fleet\n")
         certificates(folder)
         say("without a fleet")
-        rows["without"] = measure(folder, fleet=False, tls=False, window=options.window)
+        rows["without"] = told(measure(folder, fleet=False, tls=False, window=options.window))
         for label, tls, worst in (
             ("token", False, False),
             ("token and TLS", True, False),
@@ -306,15 +306,18 @@ def main(argv: Sequence[str]) -> int:
         ):
             say(f"{NODES} nodes, {VIPS} VIPs: {label}")
             with others(folder, tls=tls, worst=worst):
-                rows[label] = measure(folder, fleet=True, tls=tls, window=options.window)
+                rows[label] = told(measure(folder, fleet=True, tls=tls, window=options.window))
     figures = {label: against(rows["without"], row) for label, row in rows.items() if label != "without"}
-    for label, row in rows.items():
-        say(f"{label}: " + ", ".join(f"{one} {value:.4g}" for one, value in row.items()))
     for label, row in figures.items():
         say(f"{label}, against none: " + ", ".join(f"{one} {value:.3g}" for one, value in row.items()))
     options.json.parent.mkdir(exist_ok=True)
     options.json.write_text(json.dumps({"rows": rows, "against": figures, "goals": GOALS}, indent=1))
     return 0
+
+
+def told(row: dict[str, float]) -> dict[str, float]:
+    say(", ".join(f"{one} {value:.4g}" for one, value in row.items()))
+    return row
 
 
 def against(without: dict[str, float], row: dict[str, float]) -> dict[str, float]:

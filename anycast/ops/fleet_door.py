@@ -147,7 +147,7 @@ class Door:
             return _refused(405, "questions alone are answered here")
         if (why := self._stranger(request, fleet)) is not None:
             return why
-        if status.lag(self._source.facts.state, self._source.facts.last_step, self._clock()):
+        if status.lost_its_lease(self._source.facts.state, self._source.facts.last_step, self._clock()):
             # What it said last stands here as it was, and its lease has run out: its routes are gone. Without figures: a text
             # that changes is logged by all nodes with each question.
             return _refused(503, "its agent hangs, and its routes are gone with its lease")

@@ -391,7 +391,7 @@ class _Reading:
     async def get_fleet(self, request: web.Request) -> web.StreamResponse:
         """For this node itself: others ask where `fleet.listen` says, and must have the token."""
         self._is_own(request)
-        if status.lag(self._source.facts.state, self._source.facts.last_step, time.monotonic()):
+        if status.lost_its_lease(self._source.facts.state, self._source.facts.last_step, time.monotonic()):
             raise _RefusedError(503, "the agent hangs: what it said last is not so any more")
         return reply(self._told, request)
 

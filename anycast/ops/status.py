@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 _prefix_of = lru_cache(maxsize=32_768)(prefix_of)
 
 VERSION = 1
+LEAST_LAG = 2.0  # seconds without a step of the engine, at least, that are more than this process being late
 LIVE_TTLS = 3  # lease lifetimes without a step of the engine before it counts as hung
 NAMED = 3  # VIPs named in the summary
 LISTED = 20  # VIPs named where one is asked for that is not there
@@ -431,6 +432,11 @@ def lag(state: State, last_step: float, now: float) -> str:
     """
     passed, allowed = now - last_step, LIVE_TTLS * state.config.timing.lease_ttl
     return "" if passed <= allowed else f"the engine has not run for {passed:.1f} s ({allowed:g} s allowed)"
+
+
+def lost_its_lease(state: State, last_step: float, now: float) -> bool:
+    """Whether the agent has hung for so long that its routes are gone with its lease."""
+    return now - last_step > max(state.config.timing.lease_ttl, LEAST_LAG)
 
 
 def no_vip(name: str, vips: tuple[Vip, ...]) -> str:
