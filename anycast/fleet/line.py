@@ -6,6 +6,7 @@ A question every two seconds to each of many nodes: a client for everything cost
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ MOST_HEAD = 16 * 1024  # bytes of the lines before an answer's body
 
 Connect = Callable[[Callable[[], asyncio.Protocol]], Awaitable[tuple[asyncio.BaseTransport, Any]]]
 """Makes a connection with that protocol. Raises OSError."""
+
+
+_ENDS = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
 class EndedError(ConnectionError):
@@ -138,7 +142,7 @@ class _Connection(asyncio.Protocol):
         was_over, self.is_over = self.is_over, True
         if self._waits is not None:
             ended = EndedError(fresh=self.is_fresh)
-            self._fail(ended if exc is None or isinstance(exc, ConnectionError) else exc)
+            self._fail(ended if exc is None or isinstance(exc, _ENDS) else exc)
         elif not was_over:
             self._ended()
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import ssl
+import time
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -22,8 +23,11 @@ from anycast.fleet.memory import Memory
 
 TIMEOUT = 1.0  # seconds for an answer, whole
 TOGETHER = 1.0  # seconds from one group of nodes that are asked together to the next: most of a question is waking up for it
+BACK = 0.25  # seconds until one that has ended its connection is asked: its socket may only be bound anew
 AGAIN = 0.5  # seconds until one that has not answered is asked again, as long as it is not gone
-CONNECTION_LASTS = 60.0  # seconds: each new one looks at the certificates again
+CONNECTION_LASTS = (
+    600.0  # seconds, or as long as the other node's certificate: each new one looks at it again
+)
 SECRETS_LAST = 5.0  # seconds for which a token and certificates are good that were read
 _MOST_TAG = 64
 
@@ -159,7 +163,7 @@ class _Wake:
 
     def early(self) -> None:
         if self._waits is not None:
-            self._loop.call_at(self._not_before, _set, self._waits)
+            self._loop.call_at(max(self._not_before, self._loop.time() + BACK), _set, self._waits)
 
 
 def _set(waits: asyncio.Future[None]) -> None:
@@ -308,8 +312,15 @@ class _Asked:
         made = await loop.create_connection(
             protocol, self.peer.host, self.peer.port, ssl=self._secrets.context(self.peer)
         )
-        self._until, self._version = loop.time() + CONNECTION_LASTS, version
+        self._until = loop.time() + min(CONNECTION_LASTS, _good_for(made[0], time.time()))
+        self._version = version
         return made
+
+
+def _good_for(transport: asyncio.BaseTransport, wall: float) -> float:
+    """Seconds for which the certificate of the other end is good still."""
+    certificate = transport.get_extra_info("peercert")
+    return ssl.cert_time_to_seconds(certificate["notAfter"]) - wall if certificate else math.inf
 
 
 def _refusal(answer: Answer) -> str:

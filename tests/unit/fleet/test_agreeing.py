@@ -88,6 +88,7 @@ async def two(folder: Path) -> AsyncIterator[tuple[Node, Node, Heard]]:
     other_config = replace(CONFIG, node=replace(CONFIG.node, name="lb2"), fleet=answers)
     own = healthy(replace(CONFIG, fleet=asks), now=time.monotonic())
     other = healthy(other_config, now=time.monotonic())
+    own.last_step += PATIENCE  # as one that turns all the time
     ours, theirs = socket.socketpair()
     heard = Heard()
     task = Task(node="lb1", fleet=asks, runtime_dir=str(folder))
