@@ -420,7 +420,8 @@ class _Reading:
 
         def make() -> dict[str, Any]:
             now = time.monotonic()
-            return fleet_seen.document(self._told.whole(now), state.fleet, fleet, now=now)
+            known = self._source.headroom.read(now)
+            return fleet_seen.document(self._told.whole(now), state.fleet, fleet, now=now, known=known)
 
         return self._fleet_seen.read(make, (key, fleet))
 
