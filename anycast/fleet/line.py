@@ -55,9 +55,8 @@ class Line:
         self._request: h11.Request | None = None  # of that
 
     @property
-    def transport(self) -> asyncio.Transport | None:
-        """None: there is no connection."""
-        return None if self._one is None or self._one.is_over else self._one.transport
+    def is_open(self) -> bool:
+        return self._one is not None and not self._one.is_over
 
     def close(self) -> None:
         one, self._one = self._one, None

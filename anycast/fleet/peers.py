@@ -25,9 +25,7 @@ TIMEOUT = 1.0  # seconds for an answer, whole
 TOGETHER = 1.0  # seconds from one group of nodes that are asked together to the next: most of a question is waking up for it
 BACK = 0.25  # seconds until one that has ended its connection is asked: its socket may only be bound anew
 AGAIN = 0.5  # seconds until one that has not answered is asked again, as long as it is not gone
-CONNECTION_LASTS = (
-    600.0  # seconds, or as long as the other node's certificate: each new one looks at it again
-)
+CONNECTION_LASTS = 600.0  # seconds, at most as long as the other node's certificate: a new one looks at it
 SECRETS_LAST = 5.0  # seconds for which a token and certificates are good that were read
 _MOST_TAG = 64
 
