@@ -1,8 +1,10 @@
 """What the view of a fleet costs a node: 16 nodes with 1,000 VIPs each that ask one another.
 
 `python -m lab.bench_fleet`. One node is real: its agent with a kernel in memory, its ops process, and the process that asks
-the others. The 15 others are a process beside it, which answers for them and asks the real node for each of them. The
-loads that they tell change at every answer, and a VIP of each every ten seconds. The same node without `fleet` comes first.
+the others. The 15 others are a process beside it, which answers for them and asks the real node for each of them. They
+have its tables, the loads that they tell change as those of a node do, with each reading of its kernel (5 s), and a VIP of
+each every ten seconds. The worst case comes last: loads that change at every answer, and other tables for every VIP. The
+same node without `fleet` comes first.
 Prints a table; the same in `build/bench-fleet.json`. CPU time is of the processes, whatever else the machine does.
 """
 
@@ -24,9 +26,11 @@ from typing import Any
 import yaml
 
 from anycast.core.fleet import codec
-from anycast.core.fleet.values import Document, Load, VipStanding
+from anycast.core.fleet.values import Capacity, Document, Load, VipStanding, VipTold
 from anycast.core.hooks import Secret
+from anycast.core.values.configuration import Timing
 from anycast.core.values.fleet import Certificates, Fleet, PeerAt
+from anycast.fleet.frames import Told
 from anycast.fleet.peers import Peers
 from lab import loaded_agent, measuring
 from lab.figures import percentile
@@ -35,6 +39,7 @@ from lab.waiting import until
 
 NODES, VIPS = 16, 1000
 INTERVAL = 2.0
+LOADED = [f"v{n}" for n in range(50)]  # VIPs that tell their own load
 RANK = (0, 0, 0, 0)  # of every VIP
 WINDOW = 60.0  # seconds of each measurement
 SETTLES = 20.0
@@ -43,6 +48,7 @@ PORT = int(
 )  # the other process has the same
 OWN = "127.0.8.1"
 FLAPS = 10.0  # seconds between two changes of a VIP of each of the others
+LOADS = Timing().reconcile  # seconds between two changes of a load
 GOALS = {"cpu": 0.01, "agent_mib": 8.0, "lateness": 1.2}
 
 
@@ -108,31 +114,63 @@ def certificates(folder: Path) -> None:
 
 
 class Other:
-    """Another node, as it answers."""
+    """Another node, as it answers. `worst`: with tables of its own, and another load each time."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, worst: bool) -> None:
         self.number = number
+        self._worst = worst
         self._born = time.monotonic()
-        self._asked = 0
-        names = [f"v{n}" for n in range(VIPS)]
-        self._rows: dict[str, codec.Row] = {
-            one: (str(VipStanding.ANNOUNCED), "healthy", self._born, "0123456789ab", RANK) for one in names
-        }
-        self._split = [*codec.split(sorted(names))]
-        self._pieces = [codec.piece({one: self._rows[one] for one in some}) for some in self._split]
-        self._flapped = self._born
+        self._load, self._loaded = 0.0, self._born + number / NODES * LOADS
+        self._flapped = self._born + number / NODES * FLAPS
+        self._flaps = 0
+        self._split = [*codec.split(sorted(f"v{n}" for n in range(VIPS)))]
+        self._tables = {one: "0123456789ab" for some in self._split for one in some}
+        self._rows: dict[str, codec.Row] = {}
+        self._pieces: list[codec.Piece] = []
+        self._write()
 
-    def answer(self, known: Sequence[str]) -> bytes:
+    def _write(self) -> None:
+        self._rows = {
+            one: (str(VipStanding.ANNOUNCED), "healthy", round(self._born, 1), table, RANK)
+            for one, table in self._tables.items()
+        }
+        self._pieces = [codec.piece({one: self._rows[one] for one in some}) for some in self._split]
+
+    def hear(self, told: Told) -> None:
+        """The real node, whose tables are its own, too."""
+        tables = {name: row[3] for rows in told.pieces.values() for name, row in rows.items()}
+        if tables and not self._worst and tables != self._tables:
+            self._tables = tables
+            self._write()
+
+    def answer(self, asked: str, known: Sequence[str]) -> tuple[str, bytes | None]:
+        """The tag, and what is said. None: it is what the one who asks has."""
         now = time.monotonic()
-        self._asked += 1
+        if now > self._loaded + LOADS or self._worst:
+            self._loaded, self._load = now, self._load + 1e6
         if now > self._flapped + FLAPS:
-            self._flapped = now
-            place = self._asked % len(self._split)
+            self._flapped, self._flaps = now, self._flaps + 1
+            place = self._flaps % len(self._split)
             one = self._split[place][0]
-            self._rows[one] = (str(VipStanding.ANNOUNCED), "healthy", now, "0123456789ab", RANK)
+            standing, why, _, table, rank = self._rows[one]
+            self._rows[one] = standing, why, round(now, 1), table, rank
             self._pieces[place] = codec.piece({each: self._rows[each] for each in self._split[place]})
-        document = Document(node=name(self.number), version="0", load=Load(bits=float(self._asked * 1e6)))
-        return codec.answer(codec.head(document, born=self._born, at=now), self._pieces, known, now)
+        document = Document(
+            node=name(self.number),
+            version="0",
+            ready=True,
+            load=Load(bits=self._load),
+            rest=Load(),
+            capacity=Capacity(bits=1e10),
+            hears=tuple(map(name, range(1, NODES + 1))),
+            vips={
+                one: VipTold(standing=VipStanding.ANNOUNCED, load=Load(bits=self._load / 50))
+                for one in LOADED
+            },
+        )
+        head = codec.head(document, born=self._born, at=now)
+        tag = f'"{codec.tag(head, self._pieces)}"'
+        return tag, None if tag == asked else codec.answer(head, self._pieces, known, now)
 
 
 async def _answer(other: Other, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -141,16 +179,14 @@ async def _answer(other: Other, reader: asyncio.StreamReader, writer: asyncio.St
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
-            body = other.answer(fields.get(codec.PIECES, "").split(","))
-            writer.write(
-                b'HTTP/1.1 200 OK\r\nETag: "x%d"\r\nContent-Length: %d\r\n\r\n%s'
-                % (time.monotonic_ns(), len(body), body)
-            )
+            tag, body = other.answer(fields.get("If-None-Match", ""), fields.get(codec.PIECES, "").split(","))
+            status = "304 Not Modified" if body is None else f"200 OK\r\nContent-Length: {len(body)}"
+            writer.write(f"HTTP/1.1 {status}\r\nETag: {tag}\r\n\r\n".encode() + (body or b""))
             await writer.drain()
     writer.close()
 
 
-async def _others(folder: Path, *, tls: bool) -> None:
+async def _others(folder: Path, *, tls: bool, worst: bool) -> None:
     files = Certificates(
         certificate=str(folder / "certificate.pem"), key=str(folder / "key.pem"), ca=str(folder / "ca.pem")
     )
@@ -161,7 +197,7 @@ async def _others(folder: Path, *, tls: bool) -> None:
         context = mutual_tls.server(files, [host(1)])
     asking = []
     for number in range(2, NODES + 1):
-        other = Other(number)
+        other = Other(number, worst=worst)
 
         async def serve(
             reader: asyncio.StreamReader, writer: asyncio.StreamWriter, other: Other = other
@@ -175,7 +211,7 @@ async def _others(folder: Path, *, tls: bool) -> None:
             token=Secret(file=str(folder / "token")),
             tls=files if tls else None,
         )
-        asking.append(Peers(fleet, lambda _: None, lambda *_: None))
+        asking.append(Peers(fleet, other.hear, lambda *_: None))
     print("ready", flush=True)
 
     async def later(number: int, peers: Peers) -> None:
@@ -205,16 +241,17 @@ def children(pid: int) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def others(folder: Path, *, tls: bool) -> Iterator[None]:
-    argv = [sys.executable, "-m", "lab.bench_fleet", "--others", str(folder), *(["--tls"] if tls else [])]
+def others(folder: Path, *, tls: bool, worst: bool = False) -> Iterator[None]:
+    options = [word for word, wanted in (("--tls", tls), ("--worst", worst)) if wanted]
+    argv = [sys.executable, "-m", "lab.bench_fleet", "--others", str(folder), *options]
     with measuring.running(argv, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         yield
 
 
-def measure(folder: Path, label: str, *, fleet: bool, tls: bool, window: float) -> dict[str, float]:
-    runtime = folder / f"node-{label.replace(chr(32), chr(45))}"
+def measure(folder: Path, *, fleet: bool, tls: bool, window: float) -> dict[str, float]:
+    runtime = folder / f"node-{len(os.listdir(folder))}"
     with loaded_agent.agent(config(runtime, fleet=fleet, tls=tls), runtime, (), "--unchecked") as pid:
         plugin = loaded_agent.Plugin(runtime)
         plugin.until_announced(VIPS)
@@ -248,10 +285,11 @@ def main(argv: Sequence[str]) -> int:
     parser = measuring.options("lab.bench_fleet", __doc__, "bench-fleet.json")
     parser.add_argument("--others", type=Path)
     parser.add_argument("--tls", action="store_true")
+    parser.add_argument("--worst", action="store_true")
     parser.add_argument("--window", type=float, default=WINDOW)
     options = parser.parse_args(argv)
     if options.others is not None:
-        asyncio.run(_others(options.others, tls=options.tls))
+        asyncio.run(_others(options.others, tls=options.tls, worst=options.worst))
         return 0
     measuring.ready("make bench-fleet")
     rows: dict[str, dict[str, float]] = {}
@@ -260,19 +298,26 @@ def main(argv: Sequence[str]) -> int:
         (folder / "token").write_text("secret-of-the-fleet\n")
         certificates(folder)
         say("without a fleet")
-        rows["without"] = measure(folder, "without", fleet=False, tls=False, window=options.window)
-        for label, tls in (("token", False), ("token and TLS", True)):
+        rows["without"] = told(measure(folder, fleet=False, tls=False, window=options.window))
+        for label, tls, worst in (
+            ("token", False, False),
+            ("token and TLS", True, False),
+            ("worst, with TLS", True, True),
+        ):
             say(f"{NODES} nodes, {VIPS} VIPs: {label}")
-            with others(folder, tls=tls):
-                rows[label] = measure(folder, label, fleet=True, tls=tls, window=options.window)
+            with others(folder, tls=tls, worst=worst):
+                rows[label] = told(measure(folder, fleet=True, tls=tls, window=options.window))
     figures = {label: against(rows["without"], row) for label, row in rows.items() if label != "without"}
-    for label, row in rows.items():
-        say(f"{label}: " + ", ".join(f"{one} {value:.4g}" for one, value in row.items()))
     for label, row in figures.items():
         say(f"{label}, against none: " + ", ".join(f"{one} {value:.3g}" for one, value in row.items()))
     options.json.parent.mkdir(exist_ok=True)
     options.json.write_text(json.dumps({"rows": rows, "against": figures, "goals": GOALS}, indent=1))
     return 0
+
+
+def told(row: dict[str, float]) -> dict[str, float]:
+    say(", ".join(f"{one} {value:.4g}" for one, value in row.items()))
+    return row
 
 
 def against(without: dict[str, float], row: dict[str, float]) -> dict[str, float]:

@@ -26,7 +26,15 @@ from anycast.agent.answers import (
 from anycast.core.fleet.asking import asks
 from anycast.core.fleet.turn import KEPT
 from anycast.core.maintenance.clocks import End, Expiry
-from anycast.core.maintenance.stages import NODE, NODE_SCOPES, STOP, is_saved, is_server, server_scope
+from anycast.core.maintenance.stages import (
+    NODE,
+    NODE_SCOPES,
+    STOP,
+    Maintenance,
+    is_saved,
+    is_server,
+    server_scope,
+)
 from anycast.core.state import State
 from anycast.core.values.configuration import Config, Pool
 from anycast.core.values.moment import iso
@@ -194,6 +202,13 @@ def _asked(answer: TurnAnswer, scope: str) -> tuple[int, dict[str, Any]]:
     }
 
 
+def _replaced(entry: Maintenance | None, wall: float) -> dict[str, Any] | None:
+    """Who had the scope in maintenance already, and why: the last word counts."""
+    if entry is None:
+        return None
+    return {"by": entry.by, "reason": entry.reason, "ago_s": round(max(0.0, wall - entry.since), 1)}
+
+
 def _set(
     engine: Engine, scope: str, fields: Mapping[str, Any], answer: MaintenanceAnswer, before: State
 ) -> dict[str, Any]:
@@ -204,6 +219,7 @@ def _set(
         "on": on,
         "temporary": not is_saved(scope),
         "changed": commanded.isdisjoint(before.maintenance) == on,
+        "replaced": _replaced(before.maintenance.get(scope), wall) if on else None,
         "saved": answer.saved,
         "error": answer.error,
         **status.scope_status(state, scope, now=now, wall=wall),

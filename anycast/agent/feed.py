@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable
 from typing import Protocol
 
+from anycast.agent.lesser_process import LineError
 from anycast.agent.run_log import RunLog
 from anycast.core import events as ev
 from anycast.core.hooks import VERDICT
@@ -34,7 +35,7 @@ SLICE = 0.001  # seconds of comparing and packing until others have a turn; a pi
 _LOOKS = (0.001, 0.05)  # seconds between two looks whether a message has been read, at first and in the end
 
 
-class StuckError(Exception):
+class StuckError(LineError):
     """The ops process does not read."""
 
 

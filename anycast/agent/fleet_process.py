@@ -9,36 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import pickle
-import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import structlog
 
-import anycast
-from anycast import oom
+from anycast.agent.lesser_process import LineError, Pause, Program, run
 from anycast.core.events import FleetHeard
 from anycast.core.fleet.codec import BrokenError
 from anycast.core.fleet.values import Capacity
 from anycast.core.values.configuration import Config
 from anycast.core.values.fleet import Fleet, FleetView, OnDisagreement
-from anycast.fleet.frames import LENGTH, MOST, Receiver, Task
-from anycast.process import how_it_ended, watch
+from anycast.fleet.frames import LENGTH, MOST, Task
+from anycast.fleet.receiving import Receiver
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds until the next one is started
+FIRST_PAUSE = 0.5  # seconds until the next one is started
 PATIENCE = 15.0  # seconds for which it may say nothing: it says every second that it is there
 START = 60.0  # the same at first: it starts at a low priority
-STEADY = 60.0  # seconds after which one counts as having come up
-GOODBYE = 1.0  # seconds for one that says no more to end
 PAUSE = 0.002  # seconds after each frame: others have a turn
-_KEPT = ("HOME", "LANG", "LC_ALL", "PATH", "TZ")  # of the environment: in the rest may be secrets of hooks
 
 log = structlog.get_logger()
 
@@ -61,14 +52,14 @@ class FleetProcess:
 
     async def keep(self) -> None:
         """For ever. Cancelled, it ends the one there is."""
-        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
+        loop, pause = asyncio.get_running_loop(), Pause(FIRST_PAUSE)
         while True:
             task = self._task()
             if task is None:
                 await self._until_other(None)
                 continue
             began = loop.time()
-            running = asyncio.create_task(_one(task, self._post))
+            running = asyncio.create_task(run(_program(task), partial(_hear, task=task, post=self._post)))
             other = asyncio.create_task(self._until_other(task))
             try:
                 await asyncio.wait({running, other}, return_when=asyncio.FIRST_COMPLETED)
@@ -78,20 +69,18 @@ class FleetProcess:
                     each.cancel()
                 found = (await asyncio.gather(running, other, return_exceptions=True))[0]
             if not ended:
-                pause = FIRST_PAUSE
+                pause.forget()
                 continue
             if isinstance(found, BaseException):
                 log.error("agent.task_failed", exc_info=found)
                 found = "a defect of the agent"
-            if loop.time() - began > STEADY:
-                pause = FIRST_PAUSE
-            log.error("fleet.ended", why=found, again_in_s=pause)
+            again = pause.after(loop.time() - began)
+            log.error("fleet.ended", why=found, again_in_s=again)
             why = f"the process that hears the other nodes has ended: {found}; another is started"
             self._post(FleetHeard(problem=why))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(again):
                     await self._until_other(task)
-            pause = min(2 * pause, LONGEST_PAUSE)
 
     def _task(self) -> Task | None:
         config = self._seen = self._config()
@@ -122,40 +111,26 @@ def _asked(fleet: Fleet) -> Fleet:
     )
 
 
-async def _one(task: Task, post: Post) -> str:
-    """Run one until it ends, or is ended. Returns why."""
-    ours, theirs = socket.socketpair()
-    kills = oom.kills()
-    with ours:
-        try:
-            with theirs:
-                process = _start(theirs, secrets_of(task.fleet))
-            exited = watch(process)
-        except OSError as error:
-            return f"it cannot be started: {error.strerror or error}"
-        log.info("fleet.started", pid=process.pid)
-        hearing = asyncio.create_task(_hear(ours, task, post))
-        try:
-            ending: set[asyncio.Future[Any]] = {hearing, exited}
-            await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
-            if hearing.done():
-                with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                    hearing.result()
-                await asyncio.wait({exited}, timeout=GOODBYE)  # it has gone, and says by its status why
-        except BrokenError as error:
-            return f"it says what it must not ({error}): killed"
-        except TimeoutError:
-            return f"it has said nothing for {PATIENCE:g} s: killed"
-        finally:
-            hearing.cancel()
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
-            status = await exited
-    return "its exit status was lost" if status is None else how_it_ended(status, kills)
+def _program(task: Task) -> Program:
+    return Program(
+        module="anycast.fleet",
+        line="line",
+        started="fleet.started",
+        variables=tuple(secrets_of(task.fleet)),
+    )
 
 
 async def _hear(line: socket.socket, task: Task, post: Post) -> None:
-    """For ever. Raises OSError, IncompleteReadError: it has gone; BrokenError; TimeoutError."""
+    """For ever. Raises OSError, IncompleteReadError: it has gone; LineError."""
+    try:
+        await _frames(line, task, post)
+    except BrokenError as error:
+        raise LineError(f"it says what it must not ({error})") from None
+    except TimeoutError:
+        raise LineError(f"it has said nothing for {PATIENCE:g} s") from None
+
+
+async def _frames(line: socket.socket, task: Task, post: Post) -> None:
     reader, writer = await asyncio.open_connection(sock=line.dup(), limit=MOST)
     try:
         data = pickle.dumps(task, pickle.HIGHEST_PROTOCOL)
@@ -182,24 +157,3 @@ def secrets_of(fleet: Fleet | None) -> list[str]:
         return []
     kept = (fleet.token, None if fleet.etcd is None else fleet.etcd.password)
     return [one.variable for one in kept if one is not None and one.variable]
-
-
-def environment(more: Iterable[str]) -> dict[str, str]:
-    """Of a lesser process."""
-    names = (*_KEPT, *more)
-    return {
-        **{name: value for name, value in os.environ.items() if name in names},
-        "PYTHONPATH": str(Path(anycast.__file__).parents[1]),
-    }
-
-
-def _start(line: socket.socket, variables: Iterable[str]) -> subprocess.Popen[bytes]:
-    """Raises OSError."""
-    # -P and the path: the very code that runs here, whatever lies in the working directory.
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "anycast.fleet", f"--line={line.fileno()}", f"--agent={os.getpid()}"],
-        stdin=subprocess.DEVNULL,
-        pass_fds=(line.fileno(),),
-        env=environment(variables),
-        start_new_session=True,
-    )

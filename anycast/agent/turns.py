@@ -48,12 +48,8 @@ async def of_itself(state: State) -> Document:
 
 
 def _whole(heard: Heard) -> Document:
-    vips = {
-        name: codec.told(row, heard.at, heard.loads.get(name))
-        for rows in heard.pieces.values()
-        for name, row in rows.items()
-    }
-    return replace(heard.document, vips=vips)
+    vips = {name: codec.told(row, heard.at) for rows in heard.pieces.values() for name, row in rows.items()}
+    return codec.loaded(replace(heard.document, vips=vips))
 
 
 def _as_known(state: State) -> Document:

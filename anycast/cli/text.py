@@ -585,6 +585,8 @@ def maintenance_set(answer: Mapping[str, Any]) -> str:
     else:
         word = "on" if answer["on"] else "off"
         lines = [f"{scope(answer['scope'])}: maintenance {already}{word}"]
+    if (replaced := answer.get("replaced")) is not None:
+        lines.append(_replaced(replaced))
     if answer["on"] and any(vip["advertise"] == "drain" for vip in answer["vips"]):
         lines.append(f"draining: announced as the last resort for {answer['drain_s']:g} s, then withdrawn")
     lines += [f"  {vip['name']}: advertise {vip['advertise']}, {vip['reason']}" for vip in answer["vips"]]
@@ -606,6 +608,14 @@ def _of_shared(name: str, one: Mapping[str, Any]) -> str:
     if one["stays"]:
         return f"{one['prefix']} stays announced, for {others}: packets for {name} go on coming to this node"
     return f"{one['prefix']} goes with it, and {others} with that"
+
+
+def _replaced(entry: Mapping[str, Any]) -> str:
+    why = f", “{entry['reason']}”" if entry["reason"] else ""
+    return (
+        f"it was so already, by {entry['by'] or 'nobody known'} {duration(entry['ago_s'])} ago{why}: "
+        "reason and end are those of now"
+    )
 
 
 def _is_of(entry: Mapping[str, Any], answer: Mapping[str, Any]) -> bool:

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-import aiohttp
 import structlog
 
 from anycast.core.fleet import agreement, codec, tables
 from anycast.core.fleet.agreement import Agreement
 from anycast.core.fleet.believe import PATIENCE
-from anycast.core.fleet.codec import BrokenError, Row
-from anycast.core.fleet.values import Disagreement, Source
-from anycast.fleet.frames import Told
+from anycast.core.fleet.codec import BrokenError
+from anycast.core.fleet.values import Disagreement
+from anycast.fleet.frames import Told, changed_rows
+from anycast.fleet.line import Answer, Line, NoHttpError, TooLargeError
 from anycast.fleet.own import SOCKET
 from anycast.secrets import SecretError
 
@@ -30,11 +32,11 @@ ANEW = 10.0  # seconds after which the words of a difference that lasts are look
 log = structlog.get_logger()
 
 Ask = Callable[[str, str], Awaitable[bytes]]
-"""The answer of a node to a path. Raises OSError, TimeoutError, BrokenError, ClientError."""
+"""The answer of a node to a path. Raises OSError, TimeoutError, BrokenError."""
 
 Tell = Callable[[str, Disagreement | None], None]
 
-_Failed = (OSError, TimeoutError, BrokenError, SecretError, aiohttp.ClientError)
+_Failed = (OSError, TimeoutError, BrokenError, SecretError)
 
 
 class Agreeing:
@@ -46,8 +48,7 @@ class Agreeing:
         self._tell = tell
         self._now = Agreement()
         self._prints: Mapping[str, str] | None = None  # of this node, as they were compared last
-        self._rows: dict[str, Mapping[str, Row]] = {}
-        self._sources: dict[str, Source] = {}
+        self._heard: dict[str, Told] = {}
         self._told: dict[str, Disagreement] = {}
         self._words: dict[
             str, tuple[str, float, str]
@@ -58,12 +59,21 @@ class Agreeing:
         """Of one that does not answer its age decides."""
         if told.problem or told.heard is None:
             return
-        self._sources[told.name] = told.source
-        if self._rows.get(told.name) is told.rows:
+        before = self._heard.get(told.name)
+        self._heard[told.name] = told
+        if before is not None and not self._is_news(before, told):
             self.alive(told.name, told.heard)
-            return
-        self._rows[told.name] = told.rows
-        self._became(agreement.heard(self._now, told.name, _prints(told.rows), told.heard))
+        else:
+            self._became(agreement.heard(self._now, told.name, _prints(told), told.heard))
+
+    def _is_news(self, before: Told, told: Told) -> bool:
+        known = self._now.others.get(told.name)
+        fresh, gone = changed_rows(before, told)
+        return (
+            known is None
+            or bool(gone)
+            or any(known.prints.get(name, "") != row[3] for name, row in fresh.items())
+        )
 
     def alive(self, name: str, at: float) -> None:
         self._became(agreement.alive(self._now, name, at))
@@ -84,13 +94,13 @@ class Agreeing:
                         await self._changed.wait()
                 self._changed.clear()
                 if loop.time() >= due:
-                    due = loop.time() + OWN
+                    due += OWN * (math.floor((loop.time() - due) / OWN) + 1)
                     await self._safely(self._look())
                     self._forget(loop.time())
                 for node in {*self._told, *self._now.differing}:
                     await self._safely(self._say(node))
         finally:
-            await self._own.close()
+            self._own.close()
 
     async def _safely(self, part: Awaitable[None]) -> None:
         """What is known of the others does not hang on a defect here."""
@@ -112,8 +122,8 @@ class Agreeing:
 
     def _forget(self, now: float) -> None:
         for name, known in list(self._now.others.items()):
-            if now - known.at > PATIENCE[self._sources[name]]:
-                self._rows.pop(name, None)
+            if now - known.at > PATIENCE[self._heard[name].source]:
+                del self._heard[name]
                 self._became(agreement.forgotten(self._now, name))
 
     async def _say(self, node: str) -> None:
@@ -145,56 +155,56 @@ class Agreeing:
         return words
 
 
-def _prints(rows: Mapping[str, Row]) -> dict[str, str]:
-    return {name: row[3] for name, row in rows.items()}
+def _prints(told: Told) -> dict[str, str]:
+    return {name: row[3] for rows in told.pieces.values() for name, row in rows.items()}
 
 
 class _Own:
     """This node's ops process."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._session: aiohttp.ClientSession | None = None
+        self._path = str(path)
+        self._line = Line(self._connect, most=codec.MOST_BYTES)
         self._tag = ""
-        self._pieces: Mapping[str, Mapping[str, Row]] = {}
+        self._told = Told(name="")
         self._prints: dict[str, str] = {}
 
-    async def close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+    def close(self) -> None:
+        self._line.close()
 
     async def prints(self) -> dict[str, str]:
-        """By VIP; the same object as before where none has changed. Raises OSError, TimeoutError, BrokenError, ClientError."""
-        headers = {codec.PIECES: ",".join(self._pieces), "If-None-Match": f'"{self._tag}"'}
-        async with (
-            asyncio.timeout(TIMEOUT),
-            self._open().get(f"http://own{codec.PATH}", headers=headers) as answer,
-        ):
-            if answer.status == 304:
-                return self._prints
-            if answer.status != 200:
-                raise BrokenError(f"this node's own ops process answers with status {answer.status}")
-            heard = codec.read(await answer.read(), self._pieces)
-            self._tag = answer.headers.get("ETag", "").strip('"')
-            if self._pieces and heard.pieces.keys() == self._pieces.keys():
-                return self._prints  # figures alone are others
-            self._pieces = heard.pieces
-            self._prints = {
-                name: print_ for rows in heard.pieces.values() for name, print_ in _prints(rows).items()
-            }
+        """By VIP; the same object as before where none has changed. Raises OSError, TimeoutError, BrokenError."""
+        known = self._told.pieces
+        answer = await self._asked(
+            codec.PATH, (codec.PIECES, ",".join(known)), ("If-None-Match", self._tag or '""')
+        )
+        if answer.status == 304:
+            return self._prints
+        if answer.status != 200:
+            raise BrokenError(f"this node's own ops process answers with status {answer.status}")
+        heard = codec.read(answer.body, known)
+        self._tag = answer.headers.get(b"etag", b"").decode("latin-1")
+        if not known or heard.pieces.keys() != known.keys():  # else figures alone are others
+            self._told = replace(self._told, pieces=heard.pieces)
+            prints = _prints(self._told)
+            self._prints = self._prints if prints == self._prints else prints
         return self._prints
 
     async def get(self, path: str) -> bytes:
-        """Raises OSError, TimeoutError, BrokenError, ClientError."""
-        async with self._open().get(f"http://own{path}") as answer:
-            if answer.status != 200:
-                raise BrokenError(f"status {answer.status}")
-            return await answer.read()
+        """Raises OSError, TimeoutError, BrokenError."""
+        answer = await self._asked(path)
+        if answer.status != 200:
+            raise BrokenError(f"status {answer.status}")
+        return answer.body
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(str(self._path), limit=2), cookie_jar=aiohttp.DummyCookieJar()
-            )
-        return self._session
+    async def _asked(self, path: str, *headers: tuple[str, str]) -> Answer:
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                return await self._line.get(path, [("Host", "own"), *headers])
+        except (NoHttpError, TooLargeError) as error:
+            raise BrokenError(f"this node's own ops process: {error}") from None
+
+    async def _connect(
+        self, protocol: Callable[[], asyncio.Protocol]
+    ) -> tuple[asyncio.BaseTransport, asyncio.Protocol]:
+        return await asyncio.get_running_loop().create_unix_connection(protocol, self._path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import math
 import os
 import pickle
 import socket
@@ -27,12 +28,11 @@ from anycast.fleet.frames import (
     turns,
 )
 from anycast.fleet.peers import Peers
-from anycast.fleet.register import keep_registered
-from anycast.fleet.strict import keep_turn
 from anycast.lesser import become_lesser, set_up_logging
 
 NAME = "anycast-fleet"  # as the kernel knows it
 BEAT = 1.0  # seconds between two frames with signs of life
+TOGETHER = 0.05  # seconds in which the answers of nodes that are asked together come
 FIGURES = 2  # beats between two times that figures alone are told
 
 
@@ -64,7 +64,7 @@ async def serve(line: socket.socket) -> None:
         asking = asyncio.create_task(_asking(task, teller, peers))
         comparing = asyncio.create_task(agreeing.run())
         telling = asyncio.create_task(teller.run())
-        turning = asyncio.create_task(keep_turn(task, teller.turn))
+        turning = asyncio.create_task(_turning(task, teller))
         ending = asyncio.create_task(reader.read(1))
         try:
             await asyncio.wait(
@@ -86,9 +86,19 @@ async def serve(line: socket.socket) -> None:
 
 async def _asking(task: Task, teller: Teller, peers: Peers) -> None:
     if task.fleet.view is FleetView.ETCD:
+        from anycast.fleet.register import keep_registered  # large, and most fleets have no etcd
+
         await keep_registered(task, teller.hear, teller.alive, teller.view)
     else:
         await peers.run()
+
+
+async def _turning(task: Task, teller: Teller) -> None:
+    if task.fleet.etcd is None:
+        await asyncio.Event().wait()
+    from anycast.fleet.strict import keep_turn  # large, and most fleets have no etcd
+
+    await keep_turn(task, teller.turn)
 
 
 class Teller:
@@ -137,15 +147,16 @@ class Teller:
     async def run(self) -> None:
         """Until it is cancelled. Raises ConnectionError."""
         loop = asyncio.get_running_loop()
-        beat, beats = loop.time() + BEAT, 0
+        beat, beats = loop.time() + TOGETHER, 0  # with what has just been answered
         self._changed.set()
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(beat):
                     await self._changed.wait()
-            on_beat = loop.time() >= beat
+                    await asyncio.sleep(TOGETHER)
+            on_beat = (now := loop.time()) >= beat
             if on_beat:
-                beat, beats = loop.time() + BEAT, beats + 1
+                beat, beats = beat + BEAT * (math.floor((now - beat) / BEAT) + 1), beats + 1
             figures = on_beat and beats % FIGURES == 0
             await self._tell(
                 [*self._fresh(all_of_it=self._changed.is_set() or figures), *self._alive(on_beat=on_beat)]

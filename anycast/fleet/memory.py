@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from anycast.core.fleet import codec
 from anycast.core.fleet.codec import Heard, Row
@@ -14,13 +14,13 @@ _MOST_WHY = 280
 
 @dataclass(slots=True)
 class Memory:
-    """`pieces`: as they came; `based`: with instants counted from the one at which `told.told` of ours was."""
-
     told: Told
-    pieces: Mapping[str, Mapping[str, Row]] = field(default_factory=dict)
-    based: Mapping[str, Mapping[str, Row]] = field(default_factory=dict)
-    at: float = 0.0  # by its clock
-    born: float = 0.0
+    born: float = 0.0  # by its clock
+
+    @property
+    def pieces(self) -> Mapping[str, Mapping[str, Row]]:
+        """As they came."""
+        return self.told.pieces
 
     def same(self, now: float) -> bool:
         """It is there, with nothing new. Whether a problem is over by that."""
@@ -31,33 +31,19 @@ class Memory:
     def news(self, heard: Heard, now: float) -> None:
         """It has said that."""
         told = self.told
-        since, rows = told.told, told.rows
-        if since is None or heard.born != self.born or heard.at < self.at:
-            self.at, self.born, self.based, since, rows = heard.at, heard.born, {}, now, {}
-        based = {
-            digest: self.based[digest] if digest in self.based else self._based(rows)
-            for digest, rows in heard.pieces.items()
-        }
-        if based.keys() != self.based.keys():
-            rows = {name: row for some in based.values() for name, row in some.items()}
-        self.based, self.pieces = based, heard.pieces
+        if told.told is None or heard.born != self.born or heard.at < told.at:
+            self.born = heard.born
+            told = replace(told, told=now, at=heard.at, pieces={})
+        same = heard.pieces.keys() == told.pieces.keys()
         self.told = replace(
             told,
-            document=codec.later(heard.document, heard.at - self.at),
-            loads=heard.loads,
-            rows=rows,
+            document=codec.later(heard.document, heard.at - told.at),
+            pieces=told.pieces if same else heard.pieces,
             heard=now,
-            told=since,
             problem="",
             problem_since=None,
             answers=False,
         )
-
-    def _based(self, rows: Mapping[str, Row]) -> dict[str, Row]:
-        return {
-            name: (one, why, round(at - self.at, 1), table, rank)
-            for name, (one, why, at, table, rank) in rows.items()
-        }
 
     def failed(self, why: str, now: float, *, answers: bool) -> bool:
         """It has not, and why. Nothing is forgotten: what is gone by is decided by age. Whether that is new."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import ssl
+import time
 from collections.abc import Callable, Mapping
 
-import aiohttp
 import structlog
-from yarl import URL
 
 from anycast import mutual_tls, secrets
 from anycast.core.fleet import codec
@@ -18,11 +18,14 @@ from anycast.core.fleet.codec import BrokenError, Heard, Row
 from anycast.core.fleet.values import Source
 from anycast.core.values.fleet import Certificates, Fleet, PeerAt
 from anycast.fleet.frames import Told
+from anycast.fleet.line import Answer, EndedError, Line, NoHttpError, TooLargeError
 from anycast.fleet.memory import Memory
 
 TIMEOUT = 1.0  # seconds for an answer, whole
+TOGETHER = 1.0  # seconds from one group of nodes that are asked together to the next: most of a question is waking up for it
+BACK = 0.25  # seconds until one that has ended its connection is asked: its socket may only be bound anew
 AGAIN = 0.5  # seconds until one that has not answered is asked again, as long as it is not gone
-CONNECTION_LASTS = 60.0  # seconds: each new one looks at the certificates again
+CONNECTION_LASTS = 600.0  # seconds, at most as long as the other node's certificate: a new one looks at it
 SECRETS_LAST = 5.0  # seconds for which a token and certificates are good that were read
 _MOST_TAG = 64
 
@@ -47,64 +50,63 @@ class Peers:
 
     async def run(self) -> None:
         """Until it is cancelled."""
+        base, interval = asyncio.get_running_loop().time(), self._fleet.interval
+        asked = [one for one in self._fleet.peers if one.host]
+        groups = min(len(asked), max(1, round(interval / TOGETHER)))
         async with asyncio.TaskGroup() as tasks:
-            for place, peer in enumerate(self._fleet.peers):
-                if peer.host:
-                    tasks.create_task(self._follow(peer, place / len(self._fleet.peers)))
+            for place, peer in enumerate(asked):
+                tasks.create_task(self._follow(peer, base, place % groups / groups))
 
     async def fetch(self, name: str, path: str) -> bytes:
-        """A small answer of one node. Raises OSError, TimeoutError, BrokenError, SecretError, ClientError."""
+        """A small answer of one node. Raises OSError, TimeoutError, BrokenError, SecretError."""
         peer = next((one for one in self._fleet.peers if one.name == name and one.host), None)
         if peer is None:
             raise BrokenError("it is not asked itself")
-        line = _Line(self._secrets, peer)
+        line = _Asked(self._secrets, peer)
         try:
             async with asyncio.timeout(TIMEOUT):
                 return await line.fetch(path)
+        except (NoHttpError, TooLargeError) as error:
+            raise BrokenError(_unusable(error, peer)) from None
         finally:
-            await line.close()
+            line.close()
 
     async def answers(self, peer: PeerAt) -> str:
         """Asked once: why it cannot be; empty: it can."""
-        line = _Line(self._secrets, peer)
+        asked = _Asked(self._secrets, peer)
         try:
-            await line.ask({})
-        except (_SaysNoError, BrokenError, secrets.SecretError) as error:
-            return str(error)
-        except (TimeoutError, OSError, aiohttp.ClientError) as error:
+            await asked.ask({})
+        except _SAYS_NO as error:
+            return _unusable(error, peer)
+        except _SILENT as error:
             return _spelt(error, peer, self._fleet.tls)[0]
         finally:
-            await line.close()
+            asked.close()
         return ""
 
-    async def _follow(self, peer: PeerAt, share: float) -> None:
-        """`share`: of the interval, at which its beat is."""
+    async def _follow(self, peer: PeerAt, base: float, share: float) -> None:
+        """`share`: of the interval after `base`, at which its beat is."""
         loop, interval = asyncio.get_running_loop(), self._fleet.interval
-        memory = Memory(Told(name=peer.name))
-        due = loop.time() + share * min(interval, TIMEOUT)
-        line = _Line(self._secrets, peer)
+        memory, wake = Memory(Told(name=peer.name)), _Wake(loop)
+        asked = _Asked(self._secrets, peer, wake.early)
+        beat, due = base + share * interval, base + share * min(interval, TIMEOUT)
         try:
             while True:
-                await asyncio.sleep(due - loop.time())
-                answered = await self._ask(line, memory)
+                await wake.at(due)
+                answered = await self._ask(asked, memory)
                 now = loop.time()
-                heard = memory.told.heard
-                hurry = (
-                    not answered
-                    and not memory.told.answers
-                    and heard is not None
-                    and now - heard < PATIENCE[Source.PEERS]
-                )
-                due = now + AGAIN if hurry else due + interval
-                while due <= now:
-                    due += interval
+                wake.not_before(now + AGAIN)
+                if not answered and _may_be_back(memory.told, now):
+                    due = now + AGAIN
+                else:
+                    due = beat + interval * (math.floor((now - beat) / interval) + 1)
         finally:
-            await line.close()
+            asked.close()
 
-    async def _ask(self, line: _Line, memory: Memory) -> bool:
+    async def _ask(self, asked: _Asked, memory: Memory) -> bool:
         """Whether it has said something that can be used."""
         try:
-            heard = await line.ask(memory.pieces)
+            heard = await asked.ask(memory.pieces)
             now = asyncio.get_running_loop().time()
             if heard is not None:
                 self._news(memory, heard, now)
@@ -112,20 +114,17 @@ class Peers:
                 self._hear(memory.told)
             else:
                 self._alive(memory.told.name, now)
-        except _SaysNoError as error:
-            self._failed(memory, str(error), answers=True)
-        except (BrokenError, secrets.SecretError) as error:
-            why = f"what it says cannot be read: {error}" if isinstance(error, BrokenError) else str(error)
-            self._failed(memory, why, answers=True)
-        except (TimeoutError, OSError, aiohttp.ClientError) as error:
-            why, answers = _spelt(error, line.peer, self._fleet.tls)
+        except _SAYS_NO as error:
+            self._failed(memory, _unusable(error, asked.peer), answers=True)
+        except _SILENT as error:
+            why, answers = _spelt(error, asked.peer, self._fleet.tls)
             self._failed(memory, why, answers=answers)
         except Exception:  # the others are asked all the same
-            log.exception("fleet.unexpected", peer=line.peer.name)
+            log.exception("fleet.unexpected", peer=asked.peer.name)
             self._failed(memory, "a defect of this program: see the log", answers=True)
         else:
             return True
-        await line.close()
+        asked.close()
         return False
 
     def _news(self, memory: Memory, heard: Heard, now: float) -> None:
@@ -140,36 +139,83 @@ class Peers:
             self._hear(memory.told)
 
 
+class _Wake:
+    """When a node is asked next: on its beat, or at once where its connection ends meanwhile."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._not_before = -math.inf
+        self._waits: asyncio.Future[None] | None = None
+
+    async def at(self, due: float) -> None:
+        waits = self._waits = self._loop.create_future()
+        timer = self._loop.call_at(due, _set, waits)
+        try:
+            await waits
+        finally:
+            timer.cancel()
+
+    def not_before(self, instant: float) -> None:
+        """However often it ends its connections."""
+        self._not_before = instant
+
+    def early(self) -> None:
+        if self._waits is not None:
+            self._loop.call_at(max(self._not_before, self._loop.time() + BACK), _set, self._waits)
+
+
+def _set(waits: asyncio.Future[None]) -> None:
+    if not waits.done():
+        waits.set_result(None)
+
+
+def _may_be_back(told: Told, now: float) -> bool:
+    """Whether one that does not answer is asked again soon: as long as it is not gone."""
+    return not told.answers and told.heard is not None and now - told.heard < PATIENCE[Source.PEERS]
+
+
+_SAYS_NO = (_SaysNoError, BrokenError, secrets.SecretError, NoHttpError, TooLargeError)
+_SILENT = (TimeoutError, OSError)
+
+
+def _unusable(error: Exception, peer: PeerAt) -> str:
+    match error:
+        case NoHttpError():
+            return f"what {_where(peer)} says is no HTTP: {error}"
+        case TooLargeError():
+            return f"what it says cannot be read: it is larger than {codec.MOST_BYTES >> 20} MiB"
+        case BrokenError():
+            return f"what it says cannot be read: {error}"
+    return str(error)
+
+
+def _where(peer: PeerAt) -> str:
+    return str(peer).partition(" at ")[2]
+
+
 def _spelt(error: BaseException, peer: PeerAt, tls: Certificates | None) -> tuple[str, bool]:
     """Why, in words, and whether it answers all the same."""
-    where = str(peer).partition(" at ")[2]
-    if isinstance(error, TimeoutError):
-        return f"no answer from {where} within {TIMEOUT:g} s", False
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError):
-            told = getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or str(cause)
-            if "ALERT" in str(told):
-                return (
-                    f"{where} does not take this node's certificate: {str(told).lower().replace('_', ' ')}",
-                    True,
-                )
+    where = _where(peer)
+    match error:
+        case ssl.SSLError():
+            told = getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)
+            if "ALERT" in told:
+                alert = told.lower().replace("_", " ")
+                return f"{where} does not take this node's certificate: {alert}", True
             return f"{where}: its certificate is not good: {told}", True
-        cause = cause.__cause__ or cause.__context__
-    number = error.errno if isinstance(error, OSError) else None
-    if isinstance(error, ConnectionRefusedError) or number == 111:
-        return f"{where} refuses the connection: no agent runs there, or one without `fleet`", False
-    if tls is not None and isinstance(error, aiohttp.ServerDisconnectedError):
-        # With TLS 1.3 it looks at our certificate when the handshake is over for us, and the library keeps its alert.
-        look = f"openssl x509 -noout -dates -ext subjectAltName -in {tls.certificate}"
-        return (
-            f"{where} ends the connection: probably it does not take this node's certificate ({look})",
-            True,
-        )
-    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
-        return f"{where} has ended the connection: {error}", False
-    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientResponseError):
-        return f"what {where} says is no HTTP: {error}", True
+        case ConnectionRefusedError():
+            return f"{where} refuses the connection: no agent runs there, or one without `fleet`", False
+        case EndedError(fresh=True) if tls is not None:
+            # With TLS 1.3 it looks at our certificate when the handshake is over for us, and may go without a word.
+            look = f"openssl x509 -noout -dates -ext subjectAltName -in {tls.certificate}"
+            return (
+                f"{where} ends the connection: probably it does not take this node's certificate ({look})",
+                True,
+            )
+        case ConnectionError():
+            return f"{where} has ended the connection: {error}", False
+        case TimeoutError():  # of the kernel's, too
+            return f"no answer from {where} within {TIMEOUT:g} s", False
     return f"{where} cannot be asked: {error}", False
 
 
@@ -181,6 +227,7 @@ class _Secrets:
         self._read_at = float("-inf")
         self._token: str | None = None
         self._ages: tuple[int, ...] = ()
+        self._contexts: dict[str, ssl.SSLContext] = {}
         self.version = 0  # another one once certificates have been replaced
 
     def token(self) -> str | None:
@@ -189,107 +236,96 @@ class _Secrets:
         if now > self._read_at + SECRETS_LAST:
             self._token = None if self._fleet.token is None else secrets.token(self._fleet.token)
             ages = mutual_tls.ages(self._fleet.tls)
-            self.version += ages != self._ages
+            if ages != self._ages:
+                self.version += 1
+                self._contexts.clear()
             self._ages, self._read_at = ages, now
         return self._token
 
     def context(self, peer: PeerAt) -> ssl.SSLContext | None:
         """Raises OSError."""
         tls = self._fleet.tls
-        return None if tls is None else mutual_tls.client(tls, (peer.name, peer.host))
+        if tls is None:
+            return None
+        made = self._contexts.get(peer.name)
+        if made is None:
+            made = self._contexts[peer.name] = mutual_tls.client(tls, (peer.name, peer.host))
+        return made
 
 
-class _Line:
-    """The connection to one node: kept, and made anew now and then."""
+class _Asked:
+    """One node: its connection is kept, and made anew now and then. `ended`: it has ended it between two questions."""
 
-    def __init__(self, kept: _Secrets, peer: PeerAt) -> None:
+    def __init__(self, kept: _Secrets, peer: PeerAt, ended: Callable[[], None] = lambda: None) -> None:
         self.peer = peer
         self._secrets = kept
-        self._session: aiohttp.ClientSession | None = None
+        self._line = Line(self._connect, most=codec.MOST_BYTES, ended=ended)
         self._until = 0.0
         self._version = 0
-        self._url = ""
         self._tag = ""  # of the answer that came last
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Nothing is known of what comes next."""
         self._tag = ""
-        await self._closed()
-
-    async def _closed(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        self._line.close()
 
     async def ask(self, pieces: Mapping[str, Mapping[str, Row]]) -> Heard | None:
-        """None: it is as it was. Raises _SaysNoError, BrokenError, SecretError, TimeoutError, OSError, ClientError."""
+        """None: it is as it was. Raises _SAYS_NO, _SILENT."""
         async with asyncio.timeout(TIMEOUT):
             return await self._answer(pieces)
 
     async def fetch(self, path: str) -> bytes:
-        """The answer to another path. Raises as `ask`."""
-        session = await self._open()
-        where = URL(self._url.removesuffix(codec.PATH) + path, encoded=True)
-        async with session.get(where, headers=self._token(), allow_redirects=False) as response:
-            if response.status != 200:
-                raise BrokenError(await _refusal(response))
-            return await _body(response)
+        """The answer to another path. Raises as `ask`, and TooLargeError."""
+        answer = await self._line.get(path, self._headers())
+        if answer.status != 200:
+            raise BrokenError(_refusal(answer))
+        return answer.body
 
-    def _token(self) -> dict[str, str]:
+    def _headers(self) -> list[tuple[str, str]]:
         """Raises SecretError."""
+        host = f"[{self.peer.host}]" if ":" in self.peer.host else self.peer.host
         token = self._secrets.token()
-        return {} if token is None else {"Authorization": f"Bearer {token}"}
+        found = [("Host", f"{host}:{self.peer.port}")]
+        return found if token is None else [*found, ("Authorization", f"Bearer {token}")]
 
     async def _answer(self, pieces: Mapping[str, Mapping[str, Row]]) -> Heard | None:
-        headers = {codec.PIECES: ",".join(pieces), **self._token()}
+        headers = [*self._headers(), (codec.PIECES, ",".join(pieces))]
         if self._tag:
-            headers["If-None-Match"] = self._tag
-        session = await self._open()
-        async with session.get(self._url, headers=headers, allow_redirects=False) as response:
-            if response.status == 304 and self._tag:
-                return None
-            if response.status != 200:
-                raise _SaysNoError(await _refusal(response))
-            heard = codec.read(await _body(response), pieces)
-            self._tag = response.headers.get("ETag", "")[:_MOST_TAG]
-            return heard
+            headers.append(("If-None-Match", self._tag))
+        if asyncio.get_running_loop().time() > self._until or self._version != self._secrets.version:
+            self._line.close()
+        answer = await self._line.get(codec.PATH, headers)
+        if answer.status == 304 and self._tag:
+            return None
+        if answer.status != 200:
+            raise _SaysNoError(_refusal(answer))
+        heard = codec.read(answer.body, pieces)
+        self._tag = answer.headers.get(b"etag", b"").decode("latin-1")[:_MOST_TAG]
+        return heard
 
-    async def _open(self) -> aiohttp.ClientSession:
-        now = asyncio.get_running_loop().time()
-        if self._session is None or now > self._until or self._version != self._secrets.version:
-            await self._closed()
-            context = self._secrets.context(self.peer)
-            host = f"[{self.peer.host}]" if ":" in self.peer.host else self.peer.host
-            self._url = f"{'http' if context is None else 'https'}://{host}:{self.peer.port}{codec.PATH}"
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=1, ssl=context or False, keepalive_timeout=CONNECTION_LASTS
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # `ask` has one of its own
-                auto_decompress=False,
-                skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
-            )
-            self._until, self._version = now + CONNECTION_LASTS, self._secrets.version
-        return self._session
+    async def _connect(
+        self, protocol: Callable[[], asyncio.Protocol]
+    ) -> tuple[asyncio.BaseTransport, asyncio.Protocol]:
+        loop, version = asyncio.get_running_loop(), self._secrets.version
+        made = await loop.create_connection(
+            protocol, self.peer.host, self.peer.port, ssl=self._secrets.context(self.peer)
+        )
+        self._until = loop.time() + min(CONNECTION_LASTS, _good_for(made[0], time.time()))
+        self._version = version
+        return made
 
 
-async def _body(response: aiohttp.ClientResponse) -> bytes:
-    """Raises BrokenError."""
-    parts, size = [], 0
-    async for part in response.content.iter_any():
-        parts.append(part)
-        size += len(part)
-        if size > codec.MOST_BYTES:
-            raise BrokenError(f"it is larger than {codec.MOST_BYTES >> 20} MiB")
-    return b"".join(parts)
+def _good_for(transport: asyncio.BaseTransport, wall: float) -> float:
+    """Seconds for which the certificate of the other end is good still."""
+    certificate = transport.get_extra_info("peercert")
+    return ssl.cert_time_to_seconds(certificate["notAfter"]) - wall if certificate else math.inf
 
 
-async def _refusal(response: aiohttp.ClientResponse) -> str:
-    if response.status == 401:
+def _refusal(answer: Answer) -> str:
+    if answer.status == 401:
         return "it does not take this node's token (`fleet.token_file` must be the same on all nodes)"
     told = ""
-    if response.status == 503:  # it says why
-        with contextlib.suppress(BrokenError, ValueError, RecursionError):
-            told = codec.said(await _body(response))
-    return told or f"it answers with status {response.status}"
+    if answer.status == 503:  # it says why
+        with contextlib.suppress(ValueError, RecursionError):
+            told = codec.said(answer.body)
+    return told or f"it answers with status {answer.status}"

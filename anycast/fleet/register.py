@@ -185,7 +185,7 @@ _FIGURES = ("load", "rest", "loads")
 
 def _spelt(heard: Heard) -> tuple[Mapping[str, Any], Mapping[str, codec.Piece]]:
     """As the own ops process made them."""
-    document: Document = replace(heard.document, vips=dict(_of_loads(heard.loads)))
+    document: Document = replace(heard.document, vips=dict(_of_loads(codec.unpacked(heard.document.loads))))
     pieces = [codec.piece(rows) for rows in heard.pieces.values()]
     return codec.head(document, born=heard.born, at=heard.at), {one.digest: one for one in pieces}
 

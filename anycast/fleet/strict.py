@@ -24,10 +24,9 @@ log = structlog.get_logger()
 
 
 async def keep_turn(task: Task, tell: Callable[[Register], None]) -> None:
-    """Until it is cancelled. Without etcd: for ever, and nothing."""
+    """Until it is cancelled."""
     settings = task.fleet.etcd
     if settings is None:
-        await asyncio.Event().wait()
         return
     async with Client(settings, lambda: mutual_tls.to_server(settings.tls)) as client:
         slots = Slots(client, settings.prefix, task.node, task.fleet.max_out)

@@ -29,7 +29,8 @@ from anycast.ops.connections import Limits, Listening, counted
 from anycast.ops.fleet import Told
 from anycast.ops.source import Source
 
-LOOK = 1.0  # seconds between two looks whether it is as configured
+LOOK = 1.0  # seconds between two looks at the configuration
+AGES = 5  # of them between two looks whether a certificate was replaced
 TOKEN_LASTS = 2.0  # seconds for which a token is good that was read
 RETRY = 5.0  # seconds until a certificate that cannot be used is looked at again
 LIMITS = Limits(connections=192, reserved=8)
@@ -89,9 +90,14 @@ class Door:
         """Until it is cancelled."""
         listening: _Bound | None = None
         how: _How | None = None
+        wanted: _How | None = None
+        config: Config | None = None
+        looks = 0
         try:
             while True:
-                wanted = _how(self._source.facts.state.config)
+                looks += 1
+                if (found := self._source.facts.state.config) is not config or looks % AGES == 0:
+                    config, wanted = found, _how(found)
                 if wanted is None and self._where:
                     self._say("", "")
                 if wanted != how:
@@ -141,7 +147,7 @@ class Door:
             return _refused(405, "questions alone are answered here")
         if (why := self._stranger(request, fleet)) is not None:
             return why
-        if status.lag(self._source.facts.state, self._source.facts.last_step, self._clock()):
+        if status.lost_its_lease(self._source.facts.state, self._source.facts.last_step, self._clock()):
             # What it said last stands here as it was, and its lease has run out: its routes are gone. Without figures: a text
             # that changes is logged by all nodes with each question.
             return _refused(503, "its agent hangs, and its routes are gone with its lease")

@@ -16,19 +16,11 @@ from anycast.core.fleet.alarms import differing
 from anycast.core.fleet.believe import Belief, Believed, believe
 from anycast.core.fleet.values import Capacity, Claim, Document, Load, Peer, View, VipStanding, VipTold
 from anycast.core.values.fleet import Fleet
+from anycast.ops.headroom import Figures, figures
 
 VERSION = 1
 DIGITS = 12  # hexadecimal, of the fingerprint of all tables together
 NO_FLEET = "the configuration of this node has no `fleet:`, so it knows nothing of other nodes (docs/fleet.md says how)"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Figures:
-    """What each node carries, and would with one other gone: by node, the worst case for it."""
-
-    today: headroom.Case
-    one_less: Mapping[str, headroom.Case]
-    shares: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +40,13 @@ class _Node:
         return seconds if self.peer is None else self.peer.ago(seconds, now)
 
 
-def document(own: Document, view: View, fleet: Fleet, *, now: float) -> dict[str, Any]:
-    """`own`: what this node tells the others. The keys of `"version": 1` stay; new ones may come."""
+def document(
+    own: Document, view: View, fleet: Fleet, *, now: float, known: Figures | None = None
+) -> dict[str, Any]:
+    """`own`: what this node tells the others. `known`: the figures, where they have been worked out.
+
+    The keys of `"version": 1` stay; new ones may come.
+    """
     others = believe(view, fleet, now)
     nodes = [_Node(name=own.node, document=own)]
     nodes += [
@@ -57,11 +54,9 @@ def document(own: Document, view: View, fleet: Fleet, *, now: float) -> dict[str
         for name, one in others.items()
     ]
     nodes.sort(key=lambda one: one.name)
-    picture = headroom.pictured(own, others, now)
-    figures = _Figures(
-        today=headroom.today(picture), one_less=headroom.worst(picture, 1), shares=headroom.shares(picture)
-    )
-    told = [_node(one, own, figures, now) for one in nodes]
+    found = known or figures(own, view, fleet, now)
+    part = headroom.shares(found.picture)
+    told = [_node(one, own, found, part, now) for one in nodes]
     return {
         "version": VERSION,
         "node": own.node,
@@ -70,7 +65,7 @@ def document(own: Document, view: View, fleet: Fleet, *, now: float) -> dict[str
         "nodes": told,
         "troubles": [{"node": node, "text": text} for node, text in _troubles(view, told)],
         "queue": _queue(nodes, now),
-        "vips": [_vip(name, nodes, own, headroom.shares(picture, name), now) for name in _names(nodes)],
+        "vips": [_vip(name, nodes, own, headroom.shares(found.picture, name), now) for name in _names(nodes)],
     }
 
 
@@ -81,7 +76,7 @@ def _names(nodes: Iterable[_Node]) -> list[str]:
     return list(dict.fromkeys(name for told in documents for name in told.vips))
 
 
-def _node(one: _Node, own: Document, figures: _Figures, now: float) -> dict[str, Any]:
+def _node(one: _Node, own: Document, found: Figures, part: Mapping[str, float], now: float) -> dict[str, Any]:
     told, other, peer = one.document, one.other, one.peer
     age = None if peer is None else peer.age(now)
     head = {
@@ -109,9 +104,9 @@ def _node(one: _Node, own: Document, figures: _Figures, now: float) -> dict[str,
         "disagreement": None if peer is None else _disagreement(peer, now),
         "load": _load(told.load),
         "capacity": _capacity(told.capacity),
-        "share": _rounded(figures.shares.get(one.name)),
-        "today": _figure(figures.today, one.name),
-        "one_less": _figure(figures.one_less.get(one.name), one.name),
+        "share": _rounded(part.get(one.name)),
+        "today": _figure(found.now, one.name),
+        "one_less": _figure(found.less.get(1, {}).get(one.name), one.name),
     }
 
 

@@ -392,7 +392,7 @@ class _Reading:
     async def get_fleet(self, request: web.Request) -> web.StreamResponse:
         """For this node itself: others ask where `fleet.listen` says, and must have the token."""
         self._is_own(request)
-        if status.lag(self._source.facts.state, self._source.facts.last_step, time.monotonic()):
+        if status.lost_its_lease(self._source.facts.state, self._source.facts.last_step, time.monotonic()):
             raise _RefusedError(503, "the agent hangs: what it said last is not so any more")
         return reply(self._told, request)
 
@@ -421,7 +421,8 @@ class _Reading:
 
         def make() -> dict[str, Any]:
             now = time.monotonic()
-            return fleet_seen.document(self._told.whole(now), state.fleet, fleet, now=now)
+            known = self._source.headroom.read(now)
+            return fleet_seen.document(self._told.whole(now), state.fleet, fleet, now=now, known=known)
 
         return self._fleet_seen.read(make, (key, fleet))
 

@@ -162,9 +162,10 @@ def measured(state: State, traffic: Traffic, interfaces: Interfaces, now: float)
         or now > kernel.good_until
     ):
         return Measured()
-    snapshot = kernel.snapshot
-    vips = state.index.vips
-    each = {vip.name: _load(vips[vip.name].services, snapshot, traffic, now) for vip in state.config.vips}
+    each = {
+        name: _load(keys, kernel.snapshot, traffic, now)
+        for name, keys in _busy(state, kernel.snapshot, traffic).items()
+    }
     came = interfaces.rates(now)
     local = [vip.name for vip in state.config.vips if vip.local and _is_announced(state, vip)]
     if local and came is None:
@@ -183,6 +184,16 @@ def measured(state: State, traffic: Traffic, interfaces: Interfaces, now: float)
     return Measured(node=node, vips=named, rest=rest)
 
 
+def _busy(state: State, snapshot: Snapshot, traffic: Traffic) -> dict[str, list[Key]]:
+    """The services that carry anything, by VIP: most of a thousand VIPs may carry nothing."""
+    services, found = state.index.services, dict[str, list[Key]]()
+    held = (key for key, counts in snapshot.connections.items() if counts.strip(b"\0"))
+    for key in dict.fromkeys((*traffic.moving(), *held)):
+        if (one := services.get(key)) is not None:
+            found.setdefault(one.vip, []).append(key)
+    return found
+
+
 def _is_announced(state: State, vip: Vip) -> bool:
     known = state.vips.get(vip.name)
     return known is not None and known.verdict.advertise is not Advertise.NO
@@ -198,9 +209,9 @@ def _with_rest(each: Mapping[str, Load], local: Sequence[str], came: tuple[float
         max(0.0, all_of_it - counted) / len(local)
         for all_of_it, counted in zip(came, (whole.packets, whole.bits), strict=True)
     )
+    found = {name: each.get(name, Load()) for name in local}
     return {
-        name: replace(each[name], packets=each[name].packets + packets, bits=each[name].bits + bits)
-        for name in local
+        name: replace(one, packets=one.packets + packets, bits=one.bits + bits) for name, one in found.items()
     }
 
 

@@ -5,11 +5,11 @@ Where a thing has lasted for a time, `since` is the wall-clock start in ISO 8601
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Protocol, assert_never
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, assert_never
 
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.kernel import KINDS
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 
 VERSION = 1
+LEAST_LAG = 2.0  # seconds without a step of the engine, at least, that are more than this process being late
 LIVE_TTLS = 3  # lease lifetimes without a step of the engine before it counts as hung
 NAMED = 3  # VIPs named in the summary
 LISTED = 20  # VIPs named where one is asked for that is not there
@@ -451,6 +452,11 @@ def lag(state: State, last_step: float, now: float) -> str:
     return "" if passed <= allowed else f"the engine has not run for {passed:.1f} s ({allowed:g} s allowed)"
 
 
+def lost_its_lease(state: State, last_step: float, now: float) -> bool:
+    """Whether the agent has hung for so long that its routes are gone with its lease."""
+    return now - last_step > max(state.config.timing.lease_ttl, LEAST_LAG)
+
+
 def no_vip(name: str, vips: tuple[Vip, ...]) -> str:
     """Why there is nothing to say of it."""
     near = nearest(name, [vip.name for vip in vips])
@@ -475,28 +481,57 @@ def _obstacles(state: State, now: float) -> Iterator[str]:
         yield f"kernel unavailable: {error}"
     if not state.config.vips:
         yield NO_VIP
-    for vip in state.config.vips:
-        verdict = state.vips[vip.name].verdict
-        if verdict.reason is Reason.STARTING:
-            yield f"VIP {vip.name} is still starting" + (f": {verdict.detail}" if verdict.detail else "")
+    starting = _STARTING.of(state.vips)
+    for vip in state.config.vips if starting else ():
+        if vip.name in starting:
+            detail = state.vips[vip.name].verdict.detail
+            yield f"VIP {vip.name} is still starting" + (f": {detail}" if detail else "")
     if not state.plugins:
         yield NO_ANNOUNCER if state.config.speaker.is_table else NO_PLUGIN
         return
-    routes = routing(state, now)
-    if routes.silence is not None:
-        yield routes.silence.text
+    if (silence := _silence(state, now)) is not None:
+        yield silence.text
         return
-    if not routes.session_is_up():
-        yield no_session_at_all(routes)
+    sessions = _carriers(state, now)
+    if not any(map(_count_up, sessions.values())):
+        yield no_session_at_all(routing(state, now))
     else:
-        for version in sorted({address.version for vip in state.config.vips for address in vip.addresses}):
-            if not _count_up(routes.sessions[version]):
-                yield no_session(routes, version)
+        for version in _VERSIONS.of(state.config.vips):
+            if not _count_up(sessions[version]):
+                yield no_session(routing(state, now), version)
     for report in _reports(state):
         if report.lease_expired:
             yield f"the lease of plugin {report.pid} has run out: it announces nothing"
         for failed in report.failed:
             yield f"route {failed.prefix} is not announced: {failed.why}"
+
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class _Kept(Generic[T, U]):
+    """What follows from one value, worked out again once it is another object: other nodes ask all the time."""
+
+    def __init__(self, work: Callable[[T], U]) -> None:
+        self._work = work
+        self._of: tuple[T, U] | None = None
+
+    def of(self, value: T) -> U:
+        if self._of is None or self._of[0] is not value:
+            self._of = value, self._work(value)
+        return self._of[1]
+
+
+def _starting(vips: Mapping[str, VipState]) -> frozenset[str]:
+    return frozenset(name for name, one in vips.items() if one.verdict.reason is Reason.STARTING)
+
+
+def _versions(vips: tuple[Vip, ...]) -> tuple[int, ...]:
+    return tuple(sorted({address.version for vip in vips for address in vip.addresses}))
+
+
+_STARTING, _VERSIONS = _Kept(_starting), _Kept(_versions)
 
 
 def kernel_error(state: State, now: float) -> str | None:

@@ -215,6 +215,12 @@ class Traffic:
     def of_server(self, row: Row, now: float) -> Rates | None:
         return self.rates(row.services, now, (row.address, row.port), row.place)
 
+    def moving(self) -> Iterator[Key]:
+        """The services that have carried anything within the window."""
+        kept = self._kept
+        base = kept.bases[0].totals if kept.bases else {}
+        return (key for key, total in kept.newest.totals.items() if total is not base.get(key))
+
     def totals(self, keys: Iterable[Key], server: DestinationKey | None = None, place: int = 0) -> Counters:
         """Since this process has followed."""
         totals = self._kept.newest.totals

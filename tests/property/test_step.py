@@ -1014,7 +1014,9 @@ class Limited(Staying):
             ev.FleetHeard(
                 peers={
                     name: Peer(
-                        name=name, document=Document(node=name, version="1", vips=vips), heard=self.now
+                        name=name,
+                        document=Document(node=name, version="1", ready=True, vips=vips),
+                        heard=self.now,
                     )
                     for name in sorted(names)
                 }

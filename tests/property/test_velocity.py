@@ -32,7 +32,10 @@ class Node:
     def document(self) -> Document:
         reason = "healthy" if self.standing is VipStanding.ANNOUNCED else "below_quorum"
         return Document(
-            node=self.name, version="1", vips={VIP: VipTold(standing=self.standing, reason=reason)}
+            node=self.name,
+            version="1",
+            ready=True,
+            vips={VIP: VipTold(standing=self.standing, reason=reason)},
         )
 
     def judge(self, fleet: Fleet, now: float) -> None:

@@ -7,7 +7,7 @@ difference counts once each side was still the same `PATIENCE` after the other w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
@@ -21,19 +21,21 @@ LONGEST = 300  # characters of a difference in words
 SERVERS = 4096  # of one service that are compared by name
 
 
-class Told(NamedTuple):
-    """The fingerprint of a VIP. `since`: the instant at which it was first told (monotonic, here)."""
-
-    fingerprint: str
-    since: float
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tables:
-    """The fingerprints that a node told, by VIP. `at`: the instant of its newest word."""
+    """The fingerprints that a node told, by VIP. `at`: the instant of its newest word (monotonic, here).
+
+    `first`: of its first; `later`: of VIPs whose fingerprint came after that.
+    """
 
     at: float
-    told: Mapping[str, Told]
+    prints: Mapping[str, str]
+    first: float
+    later: Mapping[str, float] = field(default_factory=dict)
+
+    def since(self, vip: str) -> float:
+        """The instant at which the fingerprint of the VIP was first told."""
+        return self.later.get(vip, self.first)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +52,15 @@ class Agreement:
 
 def told(before: Tables | None, prints: Mapping[str, str], at: float) -> Tables:
     """With the fingerprints by VIP that came at `at`. A VIP whose table is not known is left out."""
-    known = {} if before is None else before.told
-    fresh = {
-        name: was if (was := known.get(name)) is not None and was.fingerprint == found else Told(found, at)
-        for name, found in prints.items()
-        if found
-    }
-    return Tables(at=at, told=known if fresh == known else fresh)
+    fresh = {name: found for name, found in prints.items() if found}
+    if before is None:
+        return Tables(at=at, prints=fresh, first=at)
+    known = before.prints
+    if fresh == known:
+        return replace(before, at=at)
+    later = {name: since for name, since in before.later.items() if name in fresh}
+    later |= {name: at for name, found in fresh.items() if known.get(name) != found}
+    return replace(before, at=at, prints=fresh, later=later)
 
 
 def of_own(agreement: Agreement, prints: Mapping[str, str], at: float) -> Agreement:
@@ -113,21 +117,15 @@ def _compared(before: Agreement, after: Agreement, node: str) -> Agreement:
     own, other = after.own, after.others[node]
     if own is None:
         return after
-    was_own, was_other = before.own, before.others.get(node)
-    if (
-        was_own is not None
-        and was_other is not None
-        and was_own.told is own.told
-        and was_other.told is other.told
-    ):
-        unequal = after.unequal.get(node, ())
-    else:
-        unequal = tuple(
-            name
-            for name, mine in own.told.items()
-            if (there := other.told.get(name)) is not None and there.fingerprint != mine.fingerprint
-        )
-    known = after.differing.get(node, {})
+    known, unequal = after.differing.get(node, {}), after.unequal.get(node, ())
+    if not _is_as_before(before, after, node):
+        if other.prints is not own.prints and other.prints == own.prints:
+            # As it should be: and then the same fingerprints are kept once for all nodes.
+            other = replace(other, prints=own.prints)
+            after = replace(after, others={**after.others, node: other})
+        unequal = tuple(_unequal(own.prints, other.prints))
+    elif len(known) == len(unequal):
+        return after  # each of them counts already
     counting = {name: since for name in unequal if (since := _since(own, other, name, known)) is not None}
     if counting == known and unequal == after.unequal.get(node, ()):
         return after
@@ -136,9 +134,22 @@ def _compared(before: Agreement, after: Agreement, node: str) -> Agreement:
     )
 
 
+def _is_as_before(before: Agreement, after: Agreement, node: str) -> bool:
+    """Whether neither of the two says something new."""
+    pairs = (before.own, after.own), (before.others.get(node), after.others[node])
+    return all(was is not None and now is not None and was.prints is now.prints for was, now in pairs)
+
+
+def _unequal(own: Mapping[str, str], other: Mapping[str, str]) -> Iterator[str]:
+    if own is not other:
+        for name, mine in own.items():
+            if other.get(name, mine) != mine:
+                yield name
+
+
 def _since(own: Tables, other: Tables, name: str, known: Mapping[str, float]) -> float | None:
     """A difference that counts goes on for as long as there is one, whatever changes in it. None: it does not count yet."""
-    mine, there = own.told[name].since, other.told[name].since
+    mine, there = own.since(name), other.since(name)
     if name in known:
         return known[name]
     return max(mine, there) if other.at - mine >= PATIENCE and own.at - there >= PATIENCE else None

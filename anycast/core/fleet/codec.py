@@ -13,6 +13,8 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
 from sys import intern
 from typing import Any, TypeAlias
 
@@ -27,7 +29,8 @@ MOST_VIPS = 20_000
 MOST_NODES = 64
 MOST_LOADS = 64  # VIPs whose own load is told
 MOST_TEXT = 200  # characters
-_NAME = re.compile(r"[!-~]{1,63}")
+_LONGEST = 63  # characters of a name
+_NAME = re.compile(rf"[!-~]{{1,{_LONGEST}}}")
 """Of a node or a VIP, a word, a fingerprint: what goes on to the agent, to a log and a terminal is bounded in bytes, too."""
 _KNOWN_BY = re.compile(r"[0-9A-Za-z]{1,64}")  # a digest: it goes back in a header
 _PIECE = 64  # VIPs of a piece, about
@@ -36,6 +39,7 @@ _DIGEST = 6  # bytes
 _LOAD = ("packets", "bits", "new_connections", "connections")
 _MOST_RANK = 8  # numbers
 _MOST = 1e18
+_MOST_TEXT_OF_LOADS = 16 * 1024
 
 Row: TypeAlias = tuple[str, str, float, str, tuple[int, ...]]
 """Of a VIP: its standing, the reason, since when by the sender's clock, the fingerprint of its tables, its rank."""
@@ -92,6 +96,25 @@ def head(document: Document, *, born: float, at: float) -> dict[str, Any]:
     return body
 
 
+def loaded(document: Document) -> Document:
+    """With the loads in its VIPs."""
+    if not document.loads:
+        return document
+    vips, found = document.vips, unpacked(document.loads)
+    fresh = {name: replace(vips[name], load=load) for name, load in found.items() if name in vips}
+    return replace(document, vips={**vips, **fresh}, loads="")
+
+
+@lru_cache(maxsize=2 * MOST_NODES)
+def unpacked(text: str) -> Mapping[str, Load]:
+    """The loads of VIPs that a document has as text."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return dict(_loads({"loads": found}))
+
+
 def _heaviest(one: tuple[str, Load]) -> tuple[float, str]:
     return -one[1].bits, one[0]
 
@@ -116,12 +139,14 @@ def _dumps(value: object) -> str:
 
 
 def _load(load: Load | None) -> list[float] | None:
-    return None if load is None else [_short(getattr(load, name)) for name in _LOAD]
+    if load is None:
+        return None
+    return [_short(one) for one in (load.packets, load.bits, load.new_connections, load.connections)]
 
 
 def _short(figure: float) -> float:
     """Three digits: a load that hardly changes is none that has changed."""
-    return float(f"{figure:.3g}")
+    return float(f"{figure:.3g}") if figure else 0.0
 
 
 def _capacity(capacity: Capacity | None) -> list[float | None] | None:
@@ -144,11 +169,10 @@ def _turn(turn: Turn, at: float) -> dict[str, Any]:
 class Heard:
     """What came of a node. `rows` of each piece that it has, by digest: those that were known are the same object.
 
-    Ages in `document` are as of `at`; its VIPs are in the rows alone.
+    Ages in `document` are as of `at`; its VIPs are in the rows alone, and their loads are text.
     """
 
     document: Document
-    loads: Mapping[str, Load]
     pieces: Mapping[str, Mapping[str, Row]]
     born: float
     at: float
@@ -189,7 +213,18 @@ def read(data: bytes, known: Mapping[str, Mapping[str, Row]]) -> Heard:
             raise BrokenError("some of its VIPs are missing")
     if sum(map(len, pieces.values())) > MOST_VIPS:
         raise BrokenError(f"it has more than {MOST_VIPS:,} VIPs")
-    return Heard(_document(body, at), dict(_loads(body)), pieces, born, at)
+    return Heard(replace(_document(body, at), loads=_as_text(body.get("loads"))), pieces, born, at)
+
+
+def _as_text(loads: object) -> str:
+    """Of VIPs as they came: whoever unpacks it does not trust it either."""
+    if not isinstance(loads, dict) or not loads:
+        return ""
+    try:
+        text = _dumps(loads if len(loads) <= MOST_LOADS else dict(islice(loads.items(), MOST_LOADS)))
+    except (ValueError, RecursionError):  # no number
+        return ""
+    return text if len(text) <= _MOST_TEXT_OF_LOADS else ""
 
 
 def read_rows(found: object) -> Iterator[tuple[str, Row]]:
@@ -199,31 +234,35 @@ def read_rows(found: object) -> Iterator[tuple[str, Row]]:
     for name, one in found.items():
         match one:
             case [str(standing), str(reason), int() | float() as since, str(table), *more] if (
-                standing in _STANDINGS and _NAME.fullmatch(name) and abs(since) < _MOST
+                standing in _STANDINGS and (known := _word(name)) and abs(since) < _MOST
             ):
-                yield (
-                    intern(name),
-                    (
-                        intern(standing),
-                        intern(_word(reason)),
-                        float(since),
-                        intern(_word(table)),
-                        _rank(more[0]) if more else (),
-                    ),
-                )
+                rank = _rank(more[0]) if more else ()
+                yield known, (_word(standing), _word(reason), float(since), _word(table), rank)
 
 
 def _word(found: str) -> str:
-    """Empty: it is none."""
-    return found if _NAME.fullmatch(found) else ""
+    """The same text each time. Empty: it is none."""
+    return _checked(found) if len(found) <= _LONGEST else ""
+
+
+@lru_cache(maxsize=2 * MOST_VIPS)
+def _checked(found: str) -> str:
+    return intern(found) if _NAME.fullmatch(found) else ""
 
 
 def _rank(found: object) -> tuple[int, ...]:
-    """Empty: it cannot be understood."""
+    """The same tuple each time. Empty: it cannot be understood."""
     if not isinstance(found, list | tuple) or len(found) > _MOST_RANK:
         return ()
-    whole = all(isinstance(one, int) and not isinstance(one, bool) and abs(one) < 2**32 for one in found)
-    return tuple(found) if whole else ()
+    for one in found:
+        if type(one) is not int or abs(one) >= 2**32:
+            return ()
+    return _same(tuple(found))
+
+
+@lru_cache(maxsize=1024)
+def _same(rank: tuple[int, ...]) -> tuple[int, ...]:
+    return rank
 
 
 _STANDINGS = frozenset(map(str, VipStanding))
@@ -253,9 +292,10 @@ def _document(body: Mapping[str, Any], at: float) -> Document:
     )
 
 
-def read_head(head: Mapping[str, Any]) -> tuple[Document, Mapping[str, Load]]:
-    """Of one that was made at the instant 0. Raises BrokenError."""
-    return _document(head, 0.0), dict(_loads(head))
+def read_head(head: Mapping[str, Any]) -> Document:
+    """Of one that was made at the instant 0, its loads as text. Raises BrokenError."""
+    loads = head.get("loads")
+    return replace(_document(head, 0.0), loads=loads if isinstance(loads, str) else "")
 
 
 def _turn_of(found: object, at: float) -> Turn | None:
@@ -296,8 +336,8 @@ def _list(body: Mapping[str, Any], key: str) -> list[Any] | None:
 
 
 def _names(body: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    found = (one for one in _list(body, key) or () if isinstance(one, str) and _NAME.fullmatch(one))
-    return tuple(intern(one) for one in list(found)[:MOST_NODES])
+    found = (word for one in _list(body, key) or () if isinstance(one, str) and (word := _word(one)))
+    return tuple(islice(found, MOST_NODES))
 
 
 def _figures(found: object, number: int) -> list[float | None] | None:
@@ -309,6 +349,11 @@ def _figures(found: object, number: int) -> list[float | None] | None:
 
 
 def _load_of(found: object) -> Load | None:
+    match found:
+        case [float() as packets, float() as bits, float() as new, float() as there] if (
+            0 <= packets < _MOST and 0 <= bits < _MOST and 0 <= new < _MOST and 0 <= there < _MOST
+        ):  # as all nodes write it
+            return Load(packets=packets, bits=bits, new_connections=new, connections=there)
     figures = _figures(found, len(_LOAD))
     return (
         None
@@ -325,8 +370,8 @@ def _weight(found: object) -> int | None:
 def _loads(body: Mapping[str, Any]) -> Iterator[tuple[str, Load]]:
     found = body.get("loads")
     for name, one in list(found.items())[:MOST_LOADS] if isinstance(found, dict) else ():
-        if _NAME.fullmatch(name) and (load := _load_of(one)) is not None:
-            yield intern(name), load
+        if (known := _word(name)) and (load := _load_of(one)) is not None:
+            yield known, load
 
 
 def _capacity_of(found: object) -> Capacity | None:

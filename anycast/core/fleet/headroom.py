@@ -16,6 +16,7 @@ from itertools import combinations
 from typing import NamedTuple, TypeAlias
 
 from anycast.core.amounts import amount, bits, percent
+from anycast.core.fleet import codec
 from anycast.core.fleet.believe import Belief, Believed, believe
 from anycast.core.fleet.values import Capacity, Document, Load, View, VipStanding, VipTold
 from anycast.core.maintenance.stages import NODE
@@ -185,12 +186,11 @@ def pictured(own: Document, believed: Mapping[str, Believed], now: float) -> Pic
 
 
 def _named(one: Believed) -> Document | None:
-    """A document under the name by which its node is known."""
-    return (
-        one.document
-        if one.document is None or one.document.node == one.name
-        else replace(one.document, node=one.name)
-    )
+    """A document with its loads, under the name by which its node is known."""
+    if one.document is None:
+        return None
+    document = codec.loaded(one.document)
+    return document if document.node == one.name else replace(document, node=one.name)
 
 
 def picture(documents: Iterable[Document], silent: Sequence[str] = ()) -> Picture:

@@ -98,7 +98,8 @@ class Document:
     `fleet`: the nodes that its configuration names. `maintenance`: the stage of the whole node. `soft`: seconds since it
     last took a route back for a reason that others may share (checks of real servers, requirements); None: not within the
     last hour. `hears`: the nodes that it has heard within its patience. `load`: of the whole node. `rest`: the load of VIPs
-    that name none. `weight`: of its paths at routers that weigh. `synced`: its table has the connections of others, too.
+    that name none. `loads`: what `vips` tell of their loads, of a node that was heard, as text: it is another one with each
+    reading of its counters, and only who works out figures takes it apart (`codec.loaded`). `weight`: of its paths at routers that weigh. `synced`: its table has the connections of others, too.
     """
 
     node: str
@@ -112,6 +113,7 @@ class Document:
     soft: float | None = None
     load: Load | None = None
     rest: Load | None = None
+    loads: str = ""
     capacity: Capacity | None = None
     weight: int | None = None
     synced: bool = False

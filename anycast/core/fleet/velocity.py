@@ -83,8 +83,9 @@ def _told(
 
 
 def _serves(document: Document, vip: str) -> bool:
+    """One that is not ready may say so of its VIP, and nobody takes its route."""
     told = document.vips.get(vip)
-    return told is not None and told.standing is VipStanding.ANNOUNCED
+    return document.ready and told is not None and told.standing is VipStanding.ANNOUNCED
 
 
 def _is_out(own: Own, name: str, document: Document) -> bool:

@@ -86,11 +86,14 @@ def test_maintenance_goes_on_and_off_and_says_what_happens_now() -> None:
         async with client.post("/maintenance", json=body) as response:
             answer = await response.json()
         assert (response.status, answer["stage"], answer["drain_s"]) == (200, "draining", 2.0)
-        assert (answer["saved"], answer["changed"]) == (True, True)
+        assert (answer["saved"], answer["changed"], answer["replaced"]) == (True, True, None)
         assert answer["vips"] == [{"name": "web", "advertise": "drain", "reason": "vip_maintenance"}]
         assert answer["maintenance"][0]["reason"] == "new disks"
-        async with client.post("/maintenance", json=body) as response:
-            assert (await response.json())["changed"] is False
+        async with client.post("/maintenance", json={**body, "reason": "new kernel"}) as response:
+            again = await response.json()
+        assert (again["changed"], again["replaced"]["reason"]) == (False, "new disks")
+        assert again["replaced"]["by"] == answer["maintenance"][0]["by"]
+        assert again["maintenance"][0]["reason"] == "new kernel"
         async with client.get("/maintenance") as response:
             assert [each["scope"] for each in (await response.json())["maintenance"]] == ["web"]
         async with client.post("/maintenance", json={"scope": "web", "on": False}) as response:

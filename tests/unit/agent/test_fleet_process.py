@@ -9,14 +9,15 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
 import structlog
 
-from anycast.agent import fleet_process
-from anycast.agent.fleet_process import FleetProcess, environment, secrets_of
+from anycast.agent import fleet_process, lesser_process
+from anycast.agent.fleet_process import FleetProcess, secrets_of
+from anycast.agent.lesser_process import STEADY, Pause, Program, environment
 from anycast.core.events import FleetHeard
 from anycast.core.hooks import Secret
 from anycast.core.values.configuration import Config
@@ -67,13 +68,13 @@ async def ended(task: asyncio.Task[None]) -> None:
 def says(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     """Another program in its place, which says that and then waits."""
 
-    def start(line: socket.socket, _: Iterable[str]) -> subprocess.Popen[bytes]:
+    def start(_: Program, line: socket.socket) -> subprocess.Popen[bytes]:
         program = f"import os, time; os.write({line.fileno()}, {data!r}); time.sleep(60)"
         return subprocess.Popen(
             [sys.executable, "-c", program], pass_fds=(line.fileno(),), start_new_session=True
         )
 
-    monkeypatch.setattr(fleet_process, "_start", start)
+    monkeypatch.setattr(lesser_process, "_start", start)
 
 
 @pytest.mark.parametrize(
@@ -177,3 +178,11 @@ def test_of_the_environment_only_what_holds_its_secrets_goes_on(monkeypatch: pyt
     found = environment(secrets_of(fleet))
     assert found["TOKEN"] == "t"
     assert "OTHER" not in found
+
+
+def test_the_pause_doubles_until_one_comes_up() -> None:
+    pause = Pause(0.5)
+    assert [pause.after(1.0) for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    assert [pause.after(STEADY + 1), pause.after(1.0)] == [0.5, 1]
+    pause.forget()
+    assert pause.after(1.0) == 0.5

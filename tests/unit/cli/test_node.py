@@ -167,7 +167,10 @@ def test_maintenance_on_and_off_say_what_happens_now(path: Path) -> None:
         "  web: advertise drain, vip_maintenance\n"
         "saved: it survives a restart of the agent\n"
     )
-    assert again.out.startswith("VIP web: maintenance already on\n")
+    first, already, *_ = again.out.splitlines()
+    assert first == "VIP web: maintenance already on"
+    assert already.startswith("it was so already, by ")
+    assert already.endswith(" ago, “new disks”: reason and end are those of now")
     assert listed.out.splitlines()[1].split()[:3] == ["VIP", "web", "draining"]
     assert listed.out.rstrip().endswith("new disks")
     assert other.out == "mail: no maintenance\n"

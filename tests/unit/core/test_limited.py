@@ -54,7 +54,9 @@ def hears(node: Node, standing: VipStanding, reason: str = "healthy", *names: st
     """The others say so now, and nothing more."""
     told = {"web": VipTold(standing=standing, reason=reason)}
     peers = {
-        name: Peer(name=name, document=Document(node=name, version="1", vips=told), heard=node.now)
+        name: Peer(
+            name=name, document=Document(node=name, version="1", ready=True, vips=told), heard=node.now
+        )
         for name in names or ("lb2", "lb3")
     }
     node.send(ev.FleetHeard(peers=peers))

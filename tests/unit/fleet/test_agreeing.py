@@ -19,8 +19,9 @@ from anycast.core.fleet.values import Disagreement, Peer, View
 from anycast.core.hooks import Secret
 from anycast.core.values.configuration import Config
 from anycast.core.values.fleet import Fleet, PeerAt
-from anycast.fleet.frames import LENGTH, Receiver, Task
+from anycast.fleet.frames import LENGTH, Task
 from anycast.fleet.main import serve
+from anycast.fleet.receiving import Receiver
 from anycast.ops.fleet import Told
 from anycast.ops.fleet_door import Door
 from anycast.ops.main import surface
@@ -87,6 +88,7 @@ async def two(folder: Path) -> AsyncIterator[tuple[Node, Node, Heard]]:
     other_config = replace(CONFIG, node=replace(CONFIG.node, name="lb2"), fleet=answers)
     own = healthy(replace(CONFIG, fleet=asks), now=time.monotonic())
     other = healthy(other_config, now=time.monotonic())
+    own.last_step += PATIENCE  # as one that turns all the time
     ours, theirs = socket.socketpair()
     heard = Heard()
     task = Task(node="lb1", fleet=asks, runtime_dir=str(folder))

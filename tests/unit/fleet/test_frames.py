@@ -14,8 +14,9 @@ from anycast.core.events import FleetHeard
 from anycast.core.fleet import codec
 from anycast.core.fleet.codec import BrokenError, Row
 from anycast.core.fleet.values import Document, Load, Peer, Source, VipStanding, VipTold
-from anycast.fleet.frames import LENGTH, MOST, Receiver, Told, differing, is_urgent, packed, summed
+from anycast.fleet.frames import LENGTH, MOST, Told, differing, is_urgent, packed, summed
 from anycast.fleet.memory import Memory
+from anycast.fleet.receiving import Receiver
 
 LOAD = Load(bits=3.0)
 
@@ -37,11 +38,21 @@ def rows(number: int, standing: str = "announced") -> dict[str, Row]:
     return {f"v{n}": (standing, "why", float(-n), "t", ()) for n in range(number)}
 
 
+def of(loads: dict[str, Load]) -> str:
+    return json.dumps({name: [one.packets, one.bits, 0.0, 0.0] for name, one in loads.items()})
+
+
+def pieces(found: dict[str, Row]) -> dict[str, dict[str, Row]]:
+    """As a node sends them."""
+    split = [{name: found[name] for name in names} for names in codec.split(sorted(found))]
+    return {codec.piece(one).digest: one for one in split}
+
+
+ROWS = rows(300)
 TOLD = Told(
     name="lb2",
-    document=Document(node="lb2", version="1", soft=4.0),
-    loads={"v1": LOAD},
-    rows=rows(300),
+    document=Document(node="lb2", version="1", soft=4.0, loads=of({"v1": LOAD})),
+    pieces=pieces(ROWS),
     heard=20.0,
     told=10.0,
 )
@@ -52,17 +63,18 @@ def test_a_node_is_known_as_it_was_told() -> None:
     assert (peer.name, peer.heard, peer.told, peer.source) == ("lb2", 20.0, 10.0, Source.PEERS)
     assert peer.document is not None
     assert (peer.document.soft, len(peer.document.vips)) == (4.0, 300)
-    assert peer.document.vips["v1"] == VipTold(
-        standing=VipStanding.ANNOUNCED, reason="why", since=1.0, table="t", load=LOAD
-    )
+    told = VipTold(standing=VipStanding.ANNOUNCED, reason="why", since=1.0, table="t")
+    assert peer.document.vips["v1"] == told
+    assert codec.loaded(peer.document).vips["v1"] == replace(told, load=LOAD)
 
 
 def test_only_what_has_changed_is_told_and_the_rest_is_the_same_object() -> None:
     receiver = Receiver()
     first = taken(receiver, frames(None, TOLD))
-    new = replace(
-        TOLD, rows={**TOLD.rows, "v7": ("withdrawn", "x", 3.0, "t", ())}, loads={"v2": LOAD}, heard=21.0
-    )
+    other = pieces({**ROWS, "v7": ("withdrawn", "x", 3.0, "t", ())})
+    assert TOLD.document is not None
+    loads = replace(TOLD.document, loads=of({"v2": LOAD}))
+    new = replace(TOLD, pieces=other, document=loads, heard=21.0)
     (told,) = frames(TOLD, new)
     assert [one[0] for one in json.loads(told)] == ["head", "vips", "peers"]
     assert [*json.loads(told)[1][2]] == ["v7"]
@@ -70,8 +82,16 @@ def test_only_what_has_changed_is_told_and_the_rest_is_the_same_object() -> None
     assert first.document is not None
     assert second.document is not None
     assert second.document.vips["v9"] is first.document.vips["v9"]
-    assert [second.document.vips[one].load for one in ("v1", "v2")] == [None, LOAD]
+    assert [codec.loaded(second.document).vips[one].load for one in ("v1", "v2")] == [None, LOAD]
     assert second.document.vips["v7"].standing is VipStanding.WITHDRAWN
+
+
+def test_another_agent_there_has_another_clock_and_says_the_same_by_it() -> None:
+    receiver = Receiver()
+    taken(receiver, frames(None, TOLD))
+    second = taken(receiver, frames(TOLD, replace(TOLD, at=100.0, told=60.0, heard=60.0)))
+    assert second.document is not None
+    assert second.document.vips["v1"].since == 101.0
 
 
 def test_a_problem_and_a_sign_of_life_are_small() -> None:
@@ -88,18 +108,18 @@ def test_a_problem_and_a_sign_of_life_are_small() -> None:
 
 
 def test_several_nodes_are_one_event() -> None:
-    some = [replace(TOLD, name=f"n{number}", rows={}) for number in range(40)]
+    some = [replace(TOLD, name=f"n{number}", pieces={}) for number in range(40)]
     events = [Receiver().take(one[LENGTH.size :]) for one in packed(summed(some))]
     assert [len(event.peers) for event in events if event is not None] == [40]
 
 
 def test_figures_alone_are_not_urgent() -> None:
     assert TOLD.document is not None
-    figures = replace(TOLD, document=replace(TOLD.document, load=LOAD, soft=9.0), loads={}, heard=50.0)
+    figures = replace(TOLD, document=replace(TOLD.document, load=LOAD, soft=9.0, loads=""), heard=50.0)
     assert not is_urgent(TOLD, figures)
     assert is_urgent(None, TOLD)
     assert is_urgent(TOLD, replace(TOLD, problem="refused"))
-    assert is_urgent(TOLD, replace(TOLD, rows={**TOLD.rows}))
+    assert is_urgent(TOLD, replace(TOLD, pieces={**TOLD.pieces}))
     assert is_urgent(TOLD, replace(TOLD, document=replace(TOLD.document, soft=None)))
     assert is_urgent(TOLD, replace(TOLD, document=replace(TOLD.document, maintenance="draining")))
 
@@ -117,9 +137,8 @@ def test_whatever_changes_both_ends_have_the_same(histories: list[dict[str, str]
     for number, one in enumerate(histories):
         new = replace(
             TOLD,
-            rows={name: (standing, "", 1.0, "", ()) for name, standing in one.items()},
+            pieces=pieces({name: (standing, "", 1.0, "", ()) for name, standing in one.items()}),
             heard=float(number),
-            loads={},
         )
         some = frames(before, new)
         assert all(len(each) <= MOST for each in some)

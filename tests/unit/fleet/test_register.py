@@ -103,6 +103,10 @@ class Node:
         asyncio.run(self.register.beat(now))
 
 
+def rows(told: Told) -> dict[str, Row]:
+    return {name: row for some in told.pieces.values() for name, row in some.items()}
+
+
 def two(monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Node, Node]:
     store = Store()
     one, other = (Node(name, store, monkeypatch) for name in ("lb1", "lb2"))
@@ -116,7 +120,7 @@ def test_two_nodes_know_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
     _, one, other = two(monkeypatch)
     for node, name in ((one, "lb2"), (other, "lb1")):
         told = node.heard[-1]
-        assert (told.name, told.source, len(told.rows), told.problem) == (name, Source.ETCD, 130, "")
+        assert (told.name, told.source, len(rows(told)), told.problem) == (name, Source.ETCD, 130, "")
     one.beat(1003.0)
     assert one.alive == ["lb2"]
 
@@ -153,10 +157,10 @@ def test_a_vip_changes_one_piece_and_the_old_one_goes(monkeypatch: pytest.Monkey
     assert head == "/a/nodes/lb1"
     assert len(gone) == 1
     assert len([key for key in store.entries if key.startswith("/a/vips/lb1/")]) == 3
-    rows = other.heard[-1].rows
+    known = rows(other.heard[-1])
     other.beat(1004.0)
-    assert other.heard[-1].rows["v001"][0] == "withdrawn"
-    assert other.heard[-1].rows["v129"] is rows["v129"]
+    assert rows(other.heard[-1])["v001"][0] == "withdrawn"
+    assert rows(other.heard[-1])["v129"] is known["v129"]
 
 
 def test_who_loses_its_lease_takes_another_and_a_vanished_key_is_no_more_than_that(
@@ -167,7 +171,7 @@ def test_who_loses_its_lease_takes_another_and_a_vanished_key_is_no_more_than_th
         store.lose(lease)
     other.beat(1003.0)
     assert other.heard[-1].problem == GONE
-    assert len(other.heard[-1].rows) == 130  # nothing is forgotten
+    assert len(rows(other.heard[-1])) == 130  # nothing is forgotten
     one.beat(1004.0)
     other.beat(1005.0)
     assert other.heard[-1].problem == ""

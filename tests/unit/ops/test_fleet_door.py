@@ -125,7 +125,7 @@ def test_a_node_whose_agent_hangs_says_nothing_of_itself(monkeypatch: pytest.Mon
             return (await ask(port))[0] == 200
 
         await until(answers)
-        site.hung = 20.0
+        site.hung = site.node.state.config.timing.lease_ttl + 0.5
         for path in ("/fleet", "/fleet/vips/v0"):
             code, _, body = await ask(port, path=path)
             assert (code, codec.said(body)[:15]) == (503, "its agent hangs")

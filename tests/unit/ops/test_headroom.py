@@ -141,6 +141,6 @@ def test_others_are_told_what_it_carries_and_how_its_paths_rank() -> None:
     heard_of = codec.read(Teller(node).answer(node.now).body(()), {})
     assert heard_of.document.load == carrying(node, node.now).load
     assert heard_of.document.capacity == TEN
-    assert heard_of.loads["web"].bits == pytest.approx(WEB)
+    assert codec.unpacked(heard_of.document.loads)["web"].bits == pytest.approx(WEB)
     rows = {name: row for piece in heard_of.pieces.values() for name, row in piece.items()}
     assert {codec.told(row, 0.0).rank for row in rows.values()} == {(0, 0, 0, 0)}

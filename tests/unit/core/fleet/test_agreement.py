@@ -206,4 +206,4 @@ def test_what_is_told_again_is_the_same_object() -> None:
     assert found.own is not None
     again = agreement.of_own(found, {"web": "a", "dns": ""}, 1.0)
     assert again.own is not None
-    assert again.own.told is found.own.told
+    assert again.own.prints is found.own.prints

@@ -86,9 +86,10 @@ def test_loads_of_the_largest_vips_are_told() -> None:
         for n in range(codec.MOST_LOADS + 9)
     }
     heard = codec.read(sent(replace(DOCUMENT, vips=vips)), {})
-    assert len(heard.loads) == codec.MOST_LOADS
-    assert "v008" not in heard.loads
-    assert heard.loads["v009"] == replace(LOAD, bits=9.0)
+    loads = codec.unpacked(heard.document.loads)
+    assert len(loads) == codec.MOST_LOADS
+    assert "v008" not in loads
+    assert loads["v009"] == replace(LOAD, bits=9.0)
 
 
 def test_a_newer_format_is_read_as_far_as_it_is_known() -> None:
@@ -151,8 +152,32 @@ def test_whatever_stands_in_it_is_a_bounded_document_or_a_reason(changes: dict[s
     texts = (told.node, told.version, told.configuration, told.maintenance, *told.fleet, *told.hears)
     assert all(len(one) <= codec.MOST_TEXT for one in texts)
     assert all(one.isprintable() for one in (told.node, told.version, told.configuration, told.maintenance))
-    assert max(len(told.fleet), len(told.hears), len(heard.loads)) <= codec.MOST_LOADS
+    assert max(len(told.fleet), len(told.hears), len(codec.unpacked(told.loads))) <= codec.MOST_LOADS
     assert told.capacity is None or 0 < told.capacity.limit <= 1
+
+
+@pytest.mark.parametrize(
+    "loads",
+    [
+        {"web": "much", "mail": [1, 2], "we b": [1, 1, 1, 1]},
+        {"web": [True, 1, 1, 1, 1], "mail": [1e300] * 3},
+        {"web": 10**400},
+        {"web": float("nan")},
+        {"x" * 20_000: [1, 1, 1, 1]},
+        [],
+    ],
+)
+def test_loads_that_cannot_be_understood_are_none(loads: object) -> None:
+    told = codec.read(json.dumps(json.loads(sent()) | {"loads": loads}).encode(), {}).document
+    assert len(told.loads) < 20_000
+    assert set(codec.unpacked(told.loads)) <= {"web"}
+    assert all(one.bits <= 1 for one in codec.unpacked(told.loads).values())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 50_000, "7"])
+def test_a_text_that_holds_no_loads_holds_none(text: str) -> None:
+    """The process that hears the others may be broken, and the agent is not."""
+    assert codec.loaded(replace(DOCUMENT, loads=text)).vips == DOCUMENT.vips
 
 
 @given(st.binary(max_size=300))

@@ -25,7 +25,7 @@ WELL = VipStanding.ANNOUNCED
 
 def document(name: str, standing: VipStanding = WELL, reason: str = "healthy") -> Document:
     told = VipTold(standing=standing, reason=reason)
-    return Document(node=name, version="1", vips={"web": told}, capacity=Capacity(bits=10e9))
+    return Document(node=name, version="1", ready=True, vips={"web": told}, capacity=Capacity(bits=10e9))
 
 
 def node(
@@ -75,6 +75,13 @@ def test_silence_of_all_means_that_the_route_stays() -> None:
 @pytest.mark.parametrize("reason", ["below_quorum", "node_maintenance", "kernel_differs"])
 def test_where_nobody_announces_it_as_usual_it_stays(standing: VipStanding, reason: str) -> None:
     assert why(node("lb1", standing, reason)) == NOBODY
+
+
+def test_a_node_that_is_not_ready_announces_it_to_nobody() -> None:
+    """Its kernel cannot be read, or no router hears it: what it says of the VIP helps no client."""
+    other = node("lb1")
+    assert other.document is not None
+    assert why(replace(other, document=replace(other.document, ready=False))) == NOBODY
 
 
 def test_a_node_that_does_not_have_the_vip_announces_it_to_nobody() -> None:
