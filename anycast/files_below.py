@@ -55,6 +55,11 @@ class FilesBelow:
             self._note(path, error)
             return None
 
+    def first(self, path: str) -> str | None:
+        """The text of a file that hides those of its path in later places."""
+        found = (self.optional(f"{place}/{path}") for place in _PLACES)
+        return next((text for text in found if text is not None), None)
+
     def link(self, path: str) -> str | None:
         try:
             return os.readlink(self.root / path)

@@ -253,7 +253,6 @@ def _around(tree: Path) -> None:
     for folder, place in (
         ("systemd", "usr/lib/systemd/system"),
         ("sysusers.d", "usr/lib/sysusers.d"),
-        ("modules-load.d", "usr/lib/modules-load.d"),
     ):
         shutil.copytree(PACKAGING / folder, tree / place)
     for folder in ("prometheus", "grafana"):

@@ -38,7 +38,12 @@ class Modules:
     loaded: frozenset[str] = frozenset()
     built_in: frozenset[str] | None = frozenset()
     available: frozenset[str] | None = frozenset()
-    at_boot: frozenset[str] = frozenset()  # named by a file in modules-load.d
+    by_file: frozenset[str] = frozenset()  # loaded at boot by a file in modules-load.d
+    by_unit: frozenset[str] = frozenset()  # by the package's unit, which does not fail where there is none
+
+    @property
+    def at_boot(self) -> frozenset[str]:
+        return self.by_file | self.by_unit
 
     def state(self, name: str) -> Module:
         if self.built_in is not None and name in self.built_in:

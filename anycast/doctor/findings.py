@@ -220,7 +220,7 @@ def _modules(facts: Facts, config: Config | None) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.INFO,
             code=Code.MODULE_NOT_AT_BOOT,
-            text=f"no file in modules-load.d names {some(late)}: net.ipv4.vs sysctls in sysctl.d have no effect "
+            text=f"nothing loads {some(late)} at boot: net.ipv4.vs sysctls in sysctl.d have no effect "
             "at boot",
             fix=f"{', '.join(late)} on a line each in {BOOT_FILE}",
             changes=tuple(LoadAtBoot(module=name) for name in late),
@@ -229,13 +229,13 @@ def _modules(facts: Facts, config: Config | None) -> Iterator[Finding]:
 
 def _unneeded(facts: Facts) -> Iterator[Finding]:
     """This node itself serves every VIP."""
-    if facts.modules.state("ip_vs") is Module.MISSING and "ip_vs" in facts.modules.at_boot:
+    if facts.modules.state("ip_vs") is Module.MISSING and "ip_vs" in facts.modules.by_file:
         yield Finding(
             severity=Severity.WARNING,
             code=Code.MODULE_UNNEEDED,
             text=f"no VIP needs IPVS, kernel {facts.release} has none, and a file in modules-load.d names it: "
             "systemd-modules-load.service fails at boot",
-            fix="`ln -s /dev/null /etc/modules-load.d/anycast-ipvs.conf`, if it is the package's file",
+            fix="take it out of that file: `grep -r ip_vs /etc/modules-load.d /usr/lib/modules-load.d` finds it",
         )
 
 

@@ -39,6 +39,7 @@ from anycast.kernel import sysctl
 from anycast.kernel.errors import KernelUnavailable
 
 # As modprobe(8) and modules-load.d(5) have it: a file hides those of its name in later directories.
+MODULES_UNIT = "anycast-modules.service"
 _ALL_USERS = ["0", "0", "4294967295"]
 _OPTION = re.compile(r"\s*options\s+ip_vs\s(?:.*\s)?conn_tab_bits=(\d+)")
 
@@ -238,13 +239,20 @@ def _modules(files: FilesBelow, release: str) -> Modules:
         loaded=frozenset(files.names("sys/module")) | {line.split()[0] for line in proc.splitlines()},
         built_in=None if built_in is None else frozenset(map(_module, built_in.splitlines())),
         available=None if available is None else frozenset(map(_module, available.splitlines())),
-        at_boot=frozenset(
+        by_file=frozenset(
             line.strip().replace("-", "_")
             for _, text in _configuration(files, "modules-load.d")
             for line in text.splitlines()
             if line.strip() and line.strip()[0] not in "#;"
         ),
+        by_unit=_of_unit(files.first(f"systemd/system/{MODULES_UNIT}") or ""),
     )
+
+
+def _of_unit(text: str) -> frozenset[str]:
+    """What its `modprobe` loads. One that is masked is empty."""
+    commands = (line.split() for line in text.splitlines() if line.startswith("ExecStart="))
+    return frozenset(word for words in commands for word in words[1:] if not word.startswith("-"))
 
 
 def _module(line: str) -> str:

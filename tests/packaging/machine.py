@@ -90,12 +90,12 @@ class Machine:
                 subprocess.run(["umount", "--lazy", str(root)], check=True)
             shutil.rmtree(folder)
 
-    def boot(self, program: str) -> str:
+    def boot(self, program: str, *, without: str = "") -> str:
         """Boots it, with systemd, in User-Mode-Linux; `program` (Python) runs at the end of the boot and ends it.
 
-        Returns what was said on the console.
+        `without`: a folder of the kernel's modules that it has not. Returns what was said on the console.
         """
-        _let_boot(self, program)
+        _let_boot(self, program, without)
         with (
             tempfile.TemporaryDirectory(prefix="anycast-uml-") as folder,
             tempfile.TemporaryFile() as console,
@@ -126,13 +126,15 @@ class Machine:
         return said
 
 
-def _let_boot(machine: Machine, program: str) -> None:
+def _let_boot(machine: Machine, program: str, without: str) -> None:
     (release,) = os.listdir("/usr/lib/uml/modules")
     modules = machine.path(f"lib/modules/{release}")
     modules.parent.mkdir(exist_ok=True)
     subprocess.run(
         ["cp", "-a", "--reflink=auto", f"/usr/lib/uml/modules/{release}", str(modules.parent)], check=True
     )
+    if without:
+        shutil.rmtree(modules / without)
     machine.run("depmod", release)
     machine.path("inside.py").write_text(program)
     machine.path("etc/systemd/system/inside.service").write_text(

@@ -19,6 +19,7 @@ import pytest
 from anycast import __version__
 from tests.packaging import beside as beside_program
 from tests.packaging import inside
+from tests.packaging import without as without_program
 from tests.packaging.machine import BUILD, ROOT, SUITE, Machine, fresh, repacked, source
 
 pytestmark = [
@@ -241,9 +242,9 @@ def test_the_same_tree_gives_the_same_bytes(package: Path, tmp_path: Path) -> No
     assert build(tmp_path).read_bytes() == package.read_bytes()
 
 
-def facts_of(machine: Machine, program: str, name: str) -> Any:
+def facts_of(machine: Machine, program: str, name: str, *, without: str = "") -> Any:
     """What the program saw in the machine, which it ends. Left for people in `build`, too."""
-    console = machine.boot(program)
+    console = machine.boot(program, without=without)
     result = machine.path("inside.json")
     assert result.exists(), console[-4000:]
     facts = json.loads(result.read_text())
@@ -292,6 +293,39 @@ def beside(installed: Machine, tmp_path_factory: pytest.TempPathFactory) -> Any:
         there.parent.mkdir(parents=True)
         there.write_text(source())
         return facts_of(machine, Path(beside_program.__file__).read_text(), "beside")
+
+
+@pytest.fixture(scope="module")
+def without(installed: Machine, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the program in `without.py` saw in a machine that itself serves its VIP, and whose kernel has no IPVS."""
+    if shutil.which("linux.uml") is None:
+        pytest.skip("there is no linux.uml to boot it with")
+    with installed.copy(tmp_path_factory.mktemp("without") / "machine") as machine:
+        machine.path("/etc/anycast/anycast.yaml").write_text(without_program.LOCAL)
+        there = machine.path("/tests/packaging/inside.py")
+        there.parent.mkdir(parents=True)
+        there.write_text(source())
+        program = Path(without_program.__file__).read_text()
+        return facts_of(machine, program, "without", without="kernel/net/netfilter/ipvs")
+
+
+class TestWithoutIpvs:
+    def test_no_unit_fails_at_boot_and_what_the_node_itself_serves_is_announced(
+        self, without: dict[str, Any]
+    ) -> None:
+        assert without["modules"] == []
+        assert without["ipvs"] is False
+        assert without["failed units"] == ""
+        assert without["unit of the modules"] == ["active", "success"]
+        assert without["ready"] == {"ready": True, "reasons": []}
+
+    def test_the_doctor_misses_no_module_and_names_none_that_is_not_needed(
+        self, without: dict[str, Any]
+    ) -> None:
+        assert not [code for code in without["doctor"] if code.startswith("module_")]
+
+    def test_one_that_needs_ipvs_is_told_so(self, without: dict[str, Any]) -> None:
+        assert "module_missing" in without["doctor with a VIP that needs it"]
 
 
 class TestBeside:

@@ -41,7 +41,7 @@ GOOD = Facts(
     modules=Modules(
         loaded=frozenset({"ip_vs", "ip_vs_mh"}),
         available=EVERY_MODULE,
-        at_boot=frozenset({"ip_vs", "ip_vs_mh"}),
+        by_file=frozenset({"ip_vs", "ip_vs_mh"}),
     ),
     conn_tab_bits=20,
     sysctls={**IPVS_SYSCTLS, **QUIET, "net.ipv4.vs.pmtu_disc": "1"},

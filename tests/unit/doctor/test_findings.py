@@ -119,7 +119,7 @@ class TestModules:
         assert codes(replace(GOOD, modules=modules), serving(scheduler=Scheduler.SH)) == set()
 
     def test_a_scheduler_that_modprobe_would_find_is_there(self) -> None:
-        facts = replace(GOOD, modules=replace(GOOD.modules, at_boot=frozenset({"ip_vs", "ip_vs_wlc"})))
+        facts = replace(GOOD, modules=replace(GOOD.modules, by_file=frozenset({"ip_vs", "ip_vs_wlc"})))
         assert codes(facts, serving(scheduler=Scheduler.WLC)) == set()
 
     def test_without_a_list_of_modules_a_scheduler_is_unchecked_and_not_missing(self) -> None:
@@ -140,7 +140,7 @@ class TestModules:
         assert "net.ipv4.vs sysctls" in found(facts, Code.UNCHECKED).text
 
     def test_modules_that_nothing_loads_at_boot_are_offered_for_modules_load(self) -> None:
-        facts = replace(GOOD, modules=replace(GOOD.modules, at_boot=frozenset({"ip_vs"})))
+        facts = replace(GOOD, modules=replace(GOOD.modules, by_file=frozenset({"ip_vs"})))
         assert found(facts, Code.MODULE_NOT_AT_BOOT).changes == (LoadAtBoot(module="ip_vs_mh"),)
 
     def test_what_is_missing_is_not_offered_for_modules_load(self) -> None:

@@ -120,6 +120,18 @@ def test_modules_at_boot_come_from_every_folder_without_comments(root: Path) -> 
     assert read(root).modules.at_boot == {"ip_vs", "ip_vs_mh"}
 
 
+def test_modules_of_the_packages_unit_are_loaded_at_boot_unless_it_is_masked(root: Path) -> None:
+    unit = (Path(__file__).parents[3] / "packaging/systemd/anycast-modules.service").read_text()
+    write(root, **{"usr/lib/systemd/system/anycast-modules.service": unit})
+    found = read(root).modules
+    assert found.by_unit == {"ip_vs", "ip_vs_mh", "ip_vs_rr"}
+    assert not found.by_file
+    masked = root / "etc/systemd/system/anycast-modules.service"
+    masked.parent.mkdir(parents=True)
+    masked.symlink_to("/dev/null")
+    assert read(root).modules.at_boot == set()
+
+
 @pytest.mark.parametrize(
     "line",
     [

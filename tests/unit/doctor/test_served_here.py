@@ -57,9 +57,11 @@ def test_a_firewall_that_tracks_connections_sees_both_directions_and_nothing_is_
 
 
 def test_a_file_that_loads_a_module_which_there_is_not_is_named() -> None:
-    facts = replace(GOOD, modules=Modules(at_boot=frozenset({"ip_vs"})), conn_tab_bits=None)
+    facts = replace(GOOD, modules=Modules(by_file=frozenset({"ip_vs"})), conn_tab_bits=None)
     (found,) = (one for one in findings(facts, local()) if one.code is Code.MODULE_UNNEEDED)
-    assert "/etc/modules-load.d/anycast-ipvs.conf" in found.fix
+    assert "/etc/modules-load.d" in found.fix
+    by_unit = replace(facts, modules=Modules(by_unit=frozenset({"ip_vs"})))
+    assert Code.MODULE_UNNEEDED not in {one.code for one in findings(by_unit, local())}
     assert Code.MODULE_UNNEEDED not in {one.code for one in findings(GOOD, local())}
 
 

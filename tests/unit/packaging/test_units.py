@@ -20,14 +20,16 @@ from lab.watchdog import limit
 
 PACKAGING = Path(__file__).parents[3] / "packaging"
 UNITS = sorted((PACKAGING / "systemd").glob("*.service"))
-AGENT, EXABGP, TABLE = (
-    PACKAGING / "systemd" / f"anycast-{name}.service" for name in ("agent", "exabgp", "table")
+AGENT, EXABGP, TABLE, MODULES = (
+    PACKAGING / "systemd" / f"anycast-{name}.service" for name in ("agent", "exabgp", "table", "modules")
 )
 PLACE = "usr/lib/systemd/system"  # from systemd 255 on it looks nowhere else
 EXPOSURE = 2.5  # of 10, in systemd-analyze's scale
 
 analyzes = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
-each = pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+# That of the modules runs modprobe once, early in a boot.
+SERVICES = [unit for unit in UNITS if unit != MODULES]
+each = pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
 
 
 def settings(unit: Path) -> dict[str, list[str]]:
@@ -57,7 +59,7 @@ def root(tmp_path: Path) -> Path:
     place.mkdir(parents=True)
     for unit in UNITS:
         shutil.copy(unit, place)
-    for program in ("usr/bin/anycast", "usr/lib/anycast/bin/exabgp", "bin/sh"):
+    for program in ("usr/bin/anycast", "usr/lib/anycast/bin/exabgp", "bin/sh", "sbin/modprobe"):
         path = tmp_path / program
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(0o755)
@@ -67,7 +69,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @analyzes
-@each
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_systemd_finds_nothing_wrong_with_a_unit(unit: Path, root: Path) -> None:
     done = analyze("verify", "--man=no", f"--root={root}", unit.name)
     assert (done.returncode, done.stderr) == (0, "")
@@ -179,7 +181,7 @@ def test_a_reload_of_exabgp_validates_what_it_then_reads_and_takes_no_older_file
 
 
 def test_what_cannot_mend_itself_is_not_started_again() -> None:
-    for unit in UNITS:
+    for unit in SERVICES:
         found = settings(unit)
         assert found["Restart"] == ["always"]
         assert found["RestartPreventExitStatus"] == [str(EX_CONFIG)]
@@ -246,9 +248,7 @@ def test_a_stop_drains_first_and_has_the_time_for_it() -> None:
 
 
 def test_the_modules_are_those_a_table_is_filled_and_run_with() -> None:
-    text = (PACKAGING / "modules-load.d/anycast-ipvs.conf").read_text()
-    assert [line for line in text.splitlines() if not line.startswith("#")] == [
-        "ip_vs",
-        "ip_vs_mh",
-        "ip_vs_rr",
-    ]
+    (command,) = settings(MODULES)["ExecStart"]
+    assert command == "-/sbin/modprobe -abq ip_vs ip_vs_mh ip_vs_rr"
+    for name in ("Wants", "After"):
+        assert MODULES.name in " ".join(settings(AGENT)[name]).split()
