@@ -15,6 +15,7 @@ from anycast.importers.model import Place
 from anycast.importers.read import read
 from anycast.importers.report import Report
 from anycast.importers.source import SourceError
+from tests import corpus
 
 SAMPLES = Path(__file__).parents[1] / "unit" / "importers"
 _ENDS = {
@@ -98,17 +99,7 @@ def test_lines_in_another_order_get_an_answer(source: Source, data: st.DataObjec
     attempt(source, data.draw(mangled(source)), tmp_path)
 
 
-def _corpus() -> list[Path]:
-    """Configurations of other people, which are not part of the project; nothing where they are not there."""
-    folder = next(
-        (found for above in Path(__file__).parents if (found := above / "shared" / "corpus").is_dir()), None
-    )
-    if folder is None:
-        return []
-    return sorted(file for file in folder.rglob("*") if file.is_file() and file.parent != folder)
-
-
-@pytest.mark.parametrize("file", [pytest.param(file, id=file.name) for file in _corpus()])
+@pytest.mark.parametrize("file", [pytest.param(file, id=file.name) for file in corpus.files()])
 def test_configurations_of_other_people_get_an_answer(file: Path, tmp_path: Path) -> None:
     source = Source(file.parent.name)
     if source not in SOURCES or file.suffix == ".healthcheck":
