@@ -161,7 +161,7 @@ e2e: setup ## in the lab's kernel: IPVS contract and end to end
 # In two labs, for `make test`. What builds a site of its own is with IPVS, where there is none to build besides. The other
 # contract tests are not even read there, which takes long. Some files that share a site come last there, so that both labs
 # take about as long.
-ALONE := tests/e2e/test_site.py tests/e2e/test_chaos.py tests/e2e/test_logs.py
+ALONE := tests/e2e/test_site.py tests/e2e/test_chaos.py tests/e2e/test_logs.py tests/e2e/test_migrate.py
 LAST := $(patsubst %,tests/e2e/test_%.py,processes replaced replaced_forms)
 IPVS = $(shell grep --files-with-matches 'mark\.lab' tests/contract/test_*.py)
 .PHONY: e2e-site e2e-ipvs

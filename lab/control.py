@@ -34,7 +34,7 @@ from lab.routewatch import RouteEvent, RouteTable, RouteWatch
 from lab.topology import ROUTER_AS, RUN, VIP4, VIP6, VIPS, Node, Role, Topology, topology
 
 What = Literal[
-    "agent", "exabgp", "plugin", "guardian", "bird", "announcer", "zebra", "bgpd", "bfdd", "server"
+    "agent", "exabgp", "plugin", "guardian", "bird", "announcer", "zebra", "bgpd", "bfdd", "staticd", "server"
 ]
 _FRR = Path("/usr/lib/frr")
 _FRR_RUN = Path("/run/frr")
@@ -222,7 +222,7 @@ class Lab:
         folder = self.run / node
         argv, env = self._command(node, what)
         env = {**env, **(more or {})}
-        if what in ("bgpd", "bfdd"):
+        if what in ("bgpd", "bfdd", "staticd"):
             # One that comes before zebra tries again only after ten seconds.
             zebra = self.process(node, "zebra")
             _await_file(self.frr(node) / "zserv.api", zebra, self.log(node, "zebra"))
@@ -234,7 +234,7 @@ class Lab:
         folder = self.run / node
         env = configs.program_environment()
         match what:
-            case "zebra" | "bgpd" | "bfdd":
+            case "zebra" | "bgpd" | "bfdd" | "staticd":
                 place = self.frr(node)
                 return [
                     str(_FRR / what),

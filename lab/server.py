@@ -68,7 +68,9 @@ def _answer(fd: int, connection: socket.socket, partial: dict[int, bytes], reply
             partial[fd] = rest
         for request in requests:
             connection.send(reply if request.startswith(b"HEAD ") else reply + body)
-            if b"\r\nconnection: close" in request.lower() or request.endswith(b" HTTP/1.0"):
+            if b"\r\nconnection: close" in request.lower() or request.partition(b"\r\n")[0].endswith(
+                b" HTTP/1.0"
+            ):
                 return False
     except BlockingIOError:
         return True

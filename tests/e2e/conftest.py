@@ -18,11 +18,8 @@ _HERE = Path(__file__).parent
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """First come those that build a site of their own and take it away."""
-    items.sort(
-        key=lambda item: (
-            item.path.name not in ("test_site.py", "test_chaos.py", "test_local.py", "test_logs.py")
-        )
-    )
+    alone = {f"test_{name}.py" for name in ("site", "chaos", "local", "logs", "migrate")}
+    items.sort(key=lambda item: item.path.name not in alone)
     for item in items:
         if item.path.is_relative_to(_HERE) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(400))  # the first of all builds the site
