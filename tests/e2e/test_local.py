@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +23,7 @@ import yaml
 from anycast.cli import client
 from lab import configs, places, processes, queries
 from lab.control import Lab, What
+from lab.migrate import healthcheck
 from lab.topology import VIP4, VIP6, VIPS, topology
 from tests.e2e.site import NODES, PATIENCE, until
 
@@ -93,6 +95,14 @@ class Resolvers:
         for prefix in VIPS:
             self.lab.wait_route(prefix, nodes, PATIENCE)
 
+    def gone(self, node: str, since: float) -> float | None:
+        """Seconds from then until the router's kernel sent the node nothing more; None: it never stopped."""
+        try:
+            events = [self.lab.watch().wait_gone(prefix, node, 0.0, since) for prefix in VIPS]
+        except TimeoutError:
+            return None
+        return round(max(event.monotonic for event in events) - since, 2)
+
     def mended(self, node: str) -> None:
         """Until the node announces again; a daemon that has ended, or is ended by another, is started."""
 
@@ -120,6 +130,35 @@ class Resolvers:
         assert client.ask(
             self.lab.run / node / "control.sock", "POST", "/maintenance", body, timeout=PATIENCE
         ).ok
+
+    def to_healthcheck(self, node: str) -> None:
+        """ExaBGP's own script takes the node's VIPs over, and puts their addresses on lo."""
+        self.maintenance(node, on=True)
+        until(lambda: self.stage(node) == "down" or None, f"{node} to be down")
+        for what in reversed(DAEMONS):
+            self.lab.stop(node, what, PATIENCE)
+        (balancer,) = [one for one in self.lab.topology.balancers if one.name == node]
+        program = str(Path(sys.executable).with_name(healthcheck.PROGRAM))
+        text = healthcheck.exabgp_conf(balancer, program).replace(" --no-ip-setup", "")
+        (self.lab.run / node / "exabgp.conf").write_text(text)
+        (self.lab.run / node / "check").write_text(f"#!/bin/bash\nexec 3<>/dev/tcp/{VIP4}/53\n")
+        self.lab.exec(node, "install", "-Dm755", str(self.lab.run / node / "check"), healthcheck.CHECK)
+        for vip in VIPS:
+            self.lab.exec(node, "ip", "address", "del", vip, "dev", "lo")
+        self.lab.start(node, "exabgp")
+        self.routed(NODES)
+
+    def from_healthcheck(self, node: str) -> None:
+        self.lab.exec(node, "touch", healthcheck.DISABLE)
+        self.routed(tuple(one for one in NODES if one != node))
+        self.lab.stop(node, "exabgp", PATIENCE)
+        self.lab.exec(node, "rm", healthcheck.DISABLE)
+        self.lab.render(node)
+        for what in DAEMONS:
+            self.lab.start(node, what)
+        self.status(node)
+        self.maintenance(node, on=False)
+        self.routed(NODES)
 
     def stage(self, node: str) -> str:
         return str(self.status(node)["vips"][0]["stage"])
@@ -222,26 +261,45 @@ def test_a_node_whose_daemon_ends_or_hangs_loses_its_route_and_no_query(
     assert before is not None
     with Load() as load:
         load.mark()
+        began = time.monotonic()
         site.lab.kill("lb3", what, number)
         if what == "plugin" and number is not signal.SIGSTOP:  # ExaBGP starts another at once
             until(lambda: site.lab.process("lb3", what) not in (before, None) or None, "another plugin")
         else:
             site.routed(("lb1", "lb2"))
+        gone = site.gone("lb3", began)
         if number is signal.SIGSTOP:
             with contextlib.suppress(ProcessLookupError):
                 before.send(signal.SIGCONT)
         site.mended("lb3")
-        found = load.stats()
+        found = load.stats() | {"route gone": gone}
         shown(f"{what} {number.name}", found)
+        assert (found["lost"], found["refused"]) == (0, 0)
+
+
+def test_healthcheck_gives_way_to_anycast_on_one_node_after_the_other_and_no_query_is_lost(
+    site: Resolvers,
+) -> None:
+    with Load() as load:
+        load.mark()
+        for node in NODES:
+            site.to_healthcheck(node)
+        shown("to healthcheck, which promises nothing", load.stats())
+        load.mark()
+        for node in NODES:
+            site.from_healthcheck(node)
+        found = load.stats()
+        shown("from healthcheck", found)
         assert (found["lost"], found["refused"]) == (0, 0)
 
 
 def test_a_resolver_that_dies_costs_its_share_until_its_check_has_failed(site: Resolvers) -> None:
     with Load() as load:
         load.mark()
+        began = time.monotonic()
         site.kill_unbound("lb1")
         site.routed(("lb2", "lb3"))
-        found = load.stats()
+        found = load.stats() | {"route gone": site.gone("lb1", began)}
         shown("unbound killed", found)
         assert site.status("lb1")["vips"][0]["reason"] == "local_check_failed"
         load.mark()
