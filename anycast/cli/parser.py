@@ -158,10 +158,22 @@ exit statuses: 0 ExaBGP has read it; 1 it has not, and why
 
 
 class _Parser(argparse.ArgumentParser):
+    takes_options_between = (
+        False  # among several words of one argument, where argparse takes them before and after only
+    )
+    _is_mixing = False
+
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        found, surplus = super().parse_known_args(args, namespace)
+        if self.takes_options_between and not self._is_mixing:
+            self._is_mixing = True  # it calls this one, for the options and for the rest
+            try:
+                found, surplus = self.parse_known_intermixed_args(args, namespace)
+            finally:
+                self._is_mixing = False
+        else:
+            found, surplus = super().parse_known_args(args, namespace)
         # The parser of a verb is done before the one above it: the first is the one whose usage explains an error.
         vars(found).setdefault("command", self)
         return found, surplus
@@ -513,7 +525,8 @@ def _init(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def _import(verb: argparse.ArgumentParser) -> None:
+def _import(verb: _Parser) -> None:
+    verb.takes_options_between = True
     verb.description = (
         "Make a configuration of another program's, and say of every line whether it was carried over, is different, or "
         "cannot be. Nothing is changed but the file that -o names."
@@ -675,7 +688,8 @@ def _plan(verb: argparse.ArgumentParser) -> None:
     _with_colour(verb)
 
 
-def _simulate(verb: argparse.ArgumentParser) -> None:
+def _simulate(verb: _Parser) -> None:
+    verb.takes_options_between = True
     verb.add_argument("steps", nargs="+", metavar="STEP", help="what happens, one after another")
     for option, default, words in (
         ("--flows", 100_000.0, "connections"),

@@ -29,6 +29,8 @@ VERBS = [
     ["status", "--json"],
     ["reload"],
     ["version"],
+    ["import", "keepalived", "--mh", "keepalived.conf", "-o", "anycast.yaml"],
+    ["simulate", "--flows", "10k", "leave:1", "--sync", "return:1"],
 ]
 
 
