@@ -32,7 +32,7 @@ from lab.control import Lab
 from lab.logs import site
 from lab.logs_figures import document, logs_table
 from lab.logs_plan import options
-from lab.logs_site import Collectors
+from lab.logs_site import Collectors, LogSite
 from lab.logs_trial import LogFaults, LogTrial, Sending, Sends, of_machines
 from lab.measuring import leave, say
 from lab.sampler import Sampler
@@ -142,7 +142,7 @@ def run(count: int, interval: float, bits: int, found: dict[str, Any]) -> None:
         quiet = _busy(sampler)
         with crowd(count) as sending:
             say(f"{count} senders connect")
-            until(lambda: sending.ask(do="sent")["open"] == count, "all to be connected", PATIENCE, pause=1.0)
+            until(lambda: _connected(sending, built) == count, "all to be connected", PATIENCE, pause=1.0)
             found["memory"] = figures.connected(count)
             say(f"  {found['memory']}")
             idle = _busy(sampler)
@@ -173,6 +173,13 @@ def run(count: int, interval: float, bits: int, found: dict[str, Any]) -> None:
             found["doctor"] = [line.strip() for line in doctor.splitlines() if "connection table" in line]
             found["reconnected"] = sending.sent()["retries"]
             found["found"] = trial.found
+
+
+def _connected(sending: Sending, built: LogSite) -> int:
+    """How many senders are. What has ended on a balancer meanwhile is started again."""
+    built.tend()
+    found: int = sending.ask(do="sent")["open"]
+    return found
 
 
 def _busy(sampler: Sampler) -> float:
