@@ -272,6 +272,7 @@ class LogFaults(Faults):
             self.trial.everywhere()
 
     def receiver_kill(self, fault: Fault, _nodes: Sequence[str], server: str) -> None:
+        self._machines()  # connections stay where they are: what was killed before has none
         with self.trial.count(fault, server) as facts:
             self.collectors.signal(server, signal.SIGKILL)
             self.site.weight(server, {0})
@@ -298,6 +299,7 @@ class LogFaults(Faults):
         self._machines()
 
     def receiver_drain(self, fault: Fault, _nodes: Sequence[str], server: str) -> None:
+        self._machines()  # connections stay where they are: what was killed before has none
         with self.trial.count(fault, server) as facts:
             self._drained(server, on=True)
             self.site.weight(server, {0})
@@ -309,6 +311,7 @@ class LogFaults(Faults):
             self.site.weight(server, {1})
 
     def receiver_hang(self, fault: Fault, _nodes: Sequence[str], server: str) -> None:
+        self._machines()  # connections stay where they are: what was killed before has none
         with self.trial.count(fault, server) as facts:
             self.collectors.signal(server, signal.SIGSTOP)
             self.site.weight(server, {0})
