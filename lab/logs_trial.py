@@ -324,7 +324,7 @@ class LogFaults(Faults):
             self._again(server)
 
     def certificate(self, fault: Fault, _nodes: Sequence[str], _server: str) -> None:
-        receivers = [one.name for one in self.lab.topology.servers]
+        receivers = [one.name for one in self.lab.topology.servers[: self.site.servers]]
         with self.trial.count(fault, "all") as facts:
             certify(self.collectors.certificates, again=True)
             for server in receivers:
