@@ -98,15 +98,16 @@ class Sending:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.wait()
+        with self._process:  # closes its streams
+            pass
 
 
 def of_machines(senders: Senders, straight: str) -> Sending:
     """What the machines' rsyslog sends, with datagrams and posts beside. `straight`: the address of a receiver."""
     protocols = {
         **{protocol: [one.name for one in senders.sending if one.name[0] == "m"] for protocol in STREAMS},
-        "udp": [f"u{number}" for number in range(1, DATAGRAMS + 1)],
         "https": [f"h{number}" for number in range(1, POSTERS + 1)],
+        "udp": [f"u{number}" for number in range(1, DATAGRAMS + 1)],
     }
     without = {
         **{protocol: [one.name for one in senders.sending if one.name[0] == "s"] for protocol in STREAMS},
