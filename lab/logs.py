@@ -26,7 +26,7 @@ from lab.chaos import in_lab
 from lab.chaos_plan import OptionError
 from lab.control import Lab
 from lab.logs_count import Arrival
-from lab.logs_figures import LogRow, document, logs_table
+from lab.logs_figures import LogRow, document, logs_table, summary
 from lab.logs_picture import picture
 from lab.logs_plan import LogOptions, listing, options
 from lab.logs_site import Collectors, LogSite, Senders, certify, machines
@@ -118,7 +118,7 @@ def report(chosen: LogOptions, story: Story, json_path: Path, svg_path: Path, fa
     facts = {"nodes": chosen.nodes, "machines": chosen.machines, "failure": failure, **document(story.rows)}
     json_path.write_text(json.dumps(facts, indent=1) + "\n")
     svg_path.write_text(picture(story.rows, story.history, story.epoch))
-    print(f"\n{logs_table(story.rows)}", flush=True)
+    print(f"\n{logs_table(story.rows)}\n{summary(story.rows)}", flush=True)
     print(f"the same as JSON: {json_path}\nas a picture: {svg_path}", flush=True)
     missed = [(row, text) for row in story.rows for text in row.missed]
     for row, text in missed:

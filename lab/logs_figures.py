@@ -83,6 +83,26 @@ def _cells(row: LogRow) -> tuple[str, ...]:
     )
 
 
+def summary(rows: Sequence[LogRow]) -> str:
+    """A line for each fault: what was lost of each protocol, how much came twice, and what was lost without a balancer."""
+    protocols = list(dict.fromkeys(row.protocol for row in rows))
+    lines = []
+    for fault in dict.fromkeys(row.fault for row in rows):
+        found = {row.protocol: row for row in rows if row.fault == fault}
+        held = "NO" if any(row.missed for row in found.values()) else "yes"
+        lines.append((fault, *(_lost(found[one]) if one in found else "-" for one in protocols), held))
+    return table(("lost", *protocols, "held"), lines, colour=False)
+
+
+def _lost(row: LogRow) -> str:
+    words = [str(row.count.lost)]
+    if row.count.twice:
+        words.append(f"{row.count.twice} twice")
+    if row.straight.lost:
+        words.append(f"without {row.straight.lost}")
+    return f"{words[0]} ({', '.join(words[1:])})" if words[1:] else words[0]
+
+
 def document(rows: Sequence[LogRow]) -> dict[str, object]:
     """For `build/logs.json`."""
     return {

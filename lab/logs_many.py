@@ -9,6 +9,7 @@ promise was not kept; 2: wrong options.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -31,7 +32,7 @@ from lab.control import Lab
 from lab.logs import site
 from lab.logs_figures import document, logs_table
 from lab.logs_plan import options
-from lab.logs_site import Collectors
+from lab.logs_site import Collectors, LogSite
 from lab.logs_trial import LogFaults, LogTrial, Sending, Sends, of_machines
 from lab.measuring import leave, say
 from lab.sampler import Sampler
@@ -55,13 +56,11 @@ def load_with(bits: int) -> None:
     subprocess.run(["modprobe", "-a", "ip_vs_mh", "ip_vs_rr"], check=True)
 
 
-def slab(name: str) -> tuple[int, int]:
-    """Objects of a cache of the kernel that are in use, and the bytes of each."""
-    for line in Path("/proc/slabinfo").read_text("ascii").splitlines():
-        words = line.split()
-        if words[0] == name:
-            return int(words[1]), int(words[3])
-    return 0, 0
+def entry_size() -> int:
+    """Bytes that a connection of IPVS takes; 0 where the kernel does not tell."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(Path("/sys/kernel/slab/ip_vs_conn/slab_size").read_text("ascii"))
+    return 0
 
 
 def resident(pid: int) -> int:
@@ -85,7 +84,6 @@ class Figures:
         return {
             "available": int(found[1]),
             "rsyslogd": sum(resident(one.pid) for one in self._receivers),
-            "entries": slab("ip_vs_conn")[0],
         }
 
     def connected(self, count: int) -> dict[str, Any]:
@@ -94,8 +92,7 @@ class Figures:
         grown = {key: now[key] - value for key, value in self._before.items()}
         return {
             "connections": count,
-            "entry_bytes": slab("ip_vs_conn")[1],
-            "entries": grown["entries"],
+            "entry_bytes": entry_size(),
             "rsyslogd_bytes": round(grown["rsyslogd"] * 1024 / count),
             "lab_bytes": round(-grown["available"] * 1024 / count),
         }
@@ -145,7 +142,7 @@ def run(count: int, interval: float, bits: int, found: dict[str, Any]) -> None:
         quiet = _busy(sampler)
         with crowd(count) as sending:
             say(f"{count} senders connect")
-            until(lambda: sending.ask(do="sent")["open"] == count, "all to be connected", PATIENCE, pause=1.0)
+            until(lambda: _connected(sending, built) == count, "all to be connected", PATIENCE, pause=1.0)
             found["memory"] = figures.connected(count)
             say(f"  {found['memory']}")
             idle = _busy(sampler)
@@ -165,15 +162,24 @@ def run(count: int, interval: float, bits: int, found: dict[str, Any]) -> None:
             }
             say(f"  {found['processor']}")
             _tables(built.nodes, found)
-            doctor = lab.node_cli(built.nodes[0], "doctor", "--connections", str(count)).stdout
-            found["doctor"] = [line.strip() for line in doctor.splitlines() if "connection table" in line]
             with of_machines(senders, straight) as machines:
                 trial = LogTrial(built, sampler, collectors, Together(machines, sending))
                 faults = LogFaults(built, trial, senders)
                 for node, one in zip(built.nodes, chosen.faults, strict=False):
                     trial.attempt(one.fault, partial(faults.run, one.fault, [node], "rs2"))
+            doctor = lab.node_cli(
+                built.nodes[0], "doctor", "--connections", str(count), timeout=PATIENCE
+            ).stdout
+            found["doctor"] = [line.strip() for line in doctor.splitlines() if "connection table" in line]
             found["reconnected"] = sending.sent()["retries"]
             found["found"] = trial.found
+
+
+def _connected(sending: Sending, built: LogSite) -> int:
+    """How many senders are. What has ended on a balancer meanwhile is started again."""
+    built.tend()
+    found: int = sending.ask(do="sent")["open"]
+    return found
 
 
 def _busy(sampler: Sampler) -> float:

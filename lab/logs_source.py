@@ -44,16 +44,21 @@ class Source:
         """As `logger -u`, into the socket of a machine's rsyslog."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         sock.setblocking(False)
-        sock.connect(path)
 
         async def send() -> None:
-            # Full for as long as rsyslog does not read: then the machine waits, as its programs do.
+            # Full for as long as rsyslog does not read, and nobody's while it starts again: the machine's programs wait.
             message = b"<13>Jan  1 00:00:00 log: " + self.message(name)
             while True:
-                with contextlib.suppress(BlockingIOError):
+                try:
                     sock.send(message)
+                except BlockingIOError:
+                    await asyncio.sleep(0.01)
+                except OSError:
+                    await asyncio.sleep(0.05)
+                    with contextlib.suppress(OSError):
+                        sock.connect(path)
+                else:
                     return
-                await asyncio.sleep(0.01)
 
         return send
 

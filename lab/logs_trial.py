@@ -98,15 +98,16 @@ class Sending:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.wait()
+        with self._process:  # closes its streams
+            pass
 
 
 def of_machines(senders: Senders, straight: str) -> Sending:
     """What the machines' rsyslog sends, with datagrams and posts beside. `straight`: the address of a receiver."""
     protocols = {
         **{protocol: [one.name for one in senders.sending if one.name[0] == "m"] for protocol in STREAMS},
-        "udp": [f"u{number}" for number in range(1, DATAGRAMS + 1)],
         "https": [f"h{number}" for number in range(1, POSTERS + 1)],
+        "udp": [f"u{number}" for number in range(1, DATAGRAMS + 1)],
     }
     without = {
         **{protocol: [one.name for one in senders.sending if one.name[0] == "s"] for protocol in STREAMS},
@@ -272,6 +273,7 @@ class LogFaults(Faults):
             self.trial.everywhere()
 
     def receiver_kill(self, fault: Fault, _nodes: Sequence[str], server: str) -> None:
+        self._machines()  # connections stay where they are: what was killed before has none
         with self.trial.count(fault, server) as facts:
             self.collectors.signal(server, signal.SIGKILL)
             self.site.weight(server, {0})
@@ -298,6 +300,7 @@ class LogFaults(Faults):
         self._machines()
 
     def receiver_drain(self, fault: Fault, _nodes: Sequence[str], server: str) -> None:
+        self._machines()  # connections stay where they are: what was killed before has none
         with self.trial.count(fault, server) as facts:
             self._drained(server, on=True)
             self.site.weight(server, {0})
@@ -309,6 +312,7 @@ class LogFaults(Faults):
             self.site.weight(server, {1})
 
     def receiver_hang(self, fault: Fault, _nodes: Sequence[str], server: str) -> None:
+        self._machines()  # connections stay where they are: what was killed before has none
         with self.trial.count(fault, server) as facts:
             self.collectors.signal(server, signal.SIGSTOP)
             self.site.weight(server, {0})
@@ -321,7 +325,7 @@ class LogFaults(Faults):
             self._again(server)
 
     def certificate(self, fault: Fault, _nodes: Sequence[str], _server: str) -> None:
-        receivers = [one.name for one in self.lab.topology.servers]
+        receivers = [one.name for one in self.lab.topology.servers[: self.site.servers]]
         with self.trial.count(fault, "all") as facts:
             certify(self.collectors.certificates, again=True)
             for server in receivers:

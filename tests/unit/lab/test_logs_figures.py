@@ -9,7 +9,7 @@ import pytest
 
 from lab.chaos_plan import OptionError
 from lab.logs_count import Count
-from lab.logs_figures import LogRow, document, logs_table
+from lab.logs_figures import LogRow, document, logs_table, summary
 from lab.logs_plan import LOG_FAULTS, NOTHING, PROTOCOLS, Promise, listing, options
 
 
@@ -52,6 +52,18 @@ def test_the_table_says_what_is_lost_with_and_without_a_balancer_and_what_is_hel
     assert first.split()[-4:] == ["0/40", "0", "lost", "NO"]
     assert second.split()[-3:] == ["0/40", "-", "-"]
     assert third.split()[-5:] == ["3", "0/40", "0", "lost", "yes"]
+
+
+def test_the_summary_has_a_line_for_each_fault() -> None:
+    rows = [
+        row(protocol="relp", count=Count(sent=9, twice=4)),
+        row(lost=3, straight=Count(sent=9, lost=5), promise=NOTHING),
+        row(fault="drain", lost=2),
+    ]
+    head, first, second, *_ = summary(rows).splitlines()
+    assert head.split() == ["lost", "relp", "udp", "held"]
+    assert first.split() == ["freeze-bfd", "0", "(4", "twice)", "3", "(without", "5)", "yes"]
+    assert second.split() == ["drain", "-", "2", "NO"]
 
 
 def test_the_document_is_json_and_says_whether_all_was_held() -> None:
