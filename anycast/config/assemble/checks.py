@@ -170,7 +170,11 @@ class Checks(Assembler):
         if kind is None:
             return None
         where = written.address if isinstance(kind, kinds.AimedKind | kinds.IcmpCheck) else None
-        check = self._built(path, written, model.Check, kind=kind, address=where)
+        aims = {}
+        if isinstance(kind, kinds.AimedKind):
+            aims = {"to_vip": written.to == "vip", "full_size": written.full_size is not False}
+            self._to_vip(path, written)
+        check = self._built(path, written, model.Check, kind=kind, address=where, **aims)
         if check is None:
             return None
         if written.fast_interval is None:
@@ -185,6 +189,14 @@ class Checks(Assembler):
         if check.hold_down is None:
             return check
         return replace(check, hold_down=self._hold_down(path, check.hold_down, written.hold_down))
+
+    def _to_vip(self, path: Path, written: forms.Check) -> None:
+        if written.to == "vip" and written.address is not None:
+            what = "with to: vip the VIP is asked for at each real server"
+            self._say((*path, "address"), what, "remove one of the two lines", key=True)
+        if written.to != "vip" and written.full_size is not None and self._whole((*path, "to")):
+            what = "it is for checks with to: vip"
+            self._say((*path, "full_size"), what, "remove it, or write to: vip", key=True)
 
     def _hold_down(self, path: Path, held: model.HoldDown, written: Part) -> model.HoldDown:
         path = (*path, "hold_down")
@@ -291,4 +303,4 @@ def _over_tcp(check: model.Check) -> model.Check:
 
 
 def asks_for_vip(leaf: model.Leaf) -> bool:
-    return isinstance(leaf, model.Check) and isinstance(leaf.kind, kinds.TcpVipCheck)
+    return isinstance(leaf, model.Check) and leaf.to_vip

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 import pytest
 
 from anycast.core.health.phase import Fault, Outcome
-from anycast.core.values.checks import TcpVipCheck
+from anycast.core.values.checks import TcpCheck
 from anycast.probes import vip
 from anycast.probes.finding import OK, Finding, Progress
 from anycast.probes.run import probe
