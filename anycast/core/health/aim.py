@@ -101,7 +101,11 @@ def _aimed(  # noqa: PLR0917
         rule = known.get(id(tree))
         if rule is None:
             parts: tuple[Part[Aim], ...] = tuple(
-                Part(name=part.name, check=_aimed(part.check, address, port, vips, tunnel, known), weight=part.weight)
+                Part(
+                    name=part.name,
+                    check=_aimed(part.check, address, port, vips, tunnel, known),
+                    weight=part.weight,
+                )
                 for part in tree.parts
             )
             rule = known[id(tree)] = Rule(needed=tree.needed, parts=parts)

@@ -136,7 +136,9 @@ class Check(_Hashed):
 
     kind: CheckKind
     address: Address | None = None
-    to_vip: bool = False  # it is aimed at the VIP's address at the real server, by the way of clients' packets
+    to_vip: bool = (
+        False  # it is aimed at the VIP's address at the real server, by the way of clients' packets
+    )
     full_size: bool = True  # with `to_vip` by a tunnel: a packet of the largest size must pass too
     interval: of.Period = setting("From one probe's start to the next.", 2.0)
     fast_interval: of.Period = setting(

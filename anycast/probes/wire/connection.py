@@ -70,7 +70,9 @@ class Connection:
         self._theirs = 0  # the number that is expected
         self._window = 0
         self._mss = of.MSS[vip.version]
-        self._unsure: deque[tuple[int, int, bytes]] = deque()  # sent, not acknowledged: number, flags, payload
+        self._unsure: deque[tuple[int, int, bytes]] = (
+            deque()
+        )  # sent, not acknowledged: number, flags, payload
         self._resends = 0
         self._inbox = bytearray()
         self._ended = False  # by the peer
@@ -201,10 +203,11 @@ class Connection:
         """Send what takes up numbers, and see to it that it arrives. Raises OSError."""
         number = self._next
         self._next = (number + len(payload) + (1 if flags & (of.SYN | of.FIN) else 0)) & _MOST
-        if not self._unsure:
+        first = not self._unsure
+        self._unsure.append((number, flags, payload))
+        if first:
             self._resends = 0
             self._later()
-        self._unsure.append((number, flags, payload))
         self._segment(number, flags, payload)
 
     def _segment(self, number: int, flags: int, payload: bytes = b"") -> None:
@@ -223,7 +226,7 @@ class Connection:
 
     def _later(self) -> None:
         share = _RESEND[self._resends] - (_RESEND[self._resends - 1] if self._resends else 0.0)
-        first = self._unsure[0][0] if self._unsure else self._next
+        first = self._unsure[0][0]
         self._wire.at(self._wire.clock() + self._timeout * share, lambda: self._resend(first))
 
     def _resend(self, first: int) -> None:
@@ -391,9 +394,7 @@ class Connection:
     def _find_out(self, way: Tunnelled) -> None:
         """Two more questions to the server's own address, one by the tunnel: whatever answers them tells them apart."""
         self._progress.missing = "answer"
-        self._progress.advice = (
-            f" from {self._vip} by {way.tunnel.type} to {way.address}: is it there, does it unwrap, is the VIP on lo?"
-        )
+        self._progress.advice = f" from {self._vip} by {way.tunnel.type} to {way.address}: is it there, does it unwrap, is the VIP on lo?"
         outer = self._vip if self._vip.version == way.address.version else None
         self._outside = _Knock(self, way, self._port, inside=False)
         if outer is not None:
@@ -476,7 +477,7 @@ class _Knock:
         what = ((self._own, port), (self._number, 0), of.SYN, b"", of.mss_option(ends.version))
         try:
             if inside:
-                way.send(ends.tcp(*what))
+                way.ask(ends.tcp(*what))
             else:
                 way.outside(ends.segment(*what), of.TCP)
         except BaseException:
@@ -490,7 +491,8 @@ class _Knock:
             self._owner.knocked()
 
     def told(self, error: Error) -> None:
-        pass
+        if error.server:
+            self._owner.told(error)
 
     def concerns(self, server: bytes) -> bool:  # noqa: ARG002 - it waits for no more than an answer
         return False

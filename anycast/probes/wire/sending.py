@@ -74,7 +74,9 @@ class Link:
 class Tunnelled:
     """In packets to the real server, as IPVS wraps them."""
 
-    def __init__(self, wire: Wire, ends: tuple[Address, Address], way: Way, to: Address, tunnel: Tunnel) -> None:
+    def __init__(
+        self, wire: Wire, ends: tuple[Address, Address], way: Way, to: Address, tunnel: Tunnel
+    ) -> None:
         """`ends`: of the packets inside."""
         self.source, self.vip = ends
         self.address, self.tunnel = to, tunnel
@@ -86,6 +88,11 @@ class Tunnelled:
 
     def send(self, packet: bytes) -> None:
         self._wire.tunnel(packet, self.address, self._to, self._wrapping)
+
+    def ask(self, packet: bytes) -> None:
+        """As `send`, but GUE has a checksum: over IPv6 a host with a closed port says nothing to a datagram without one."""
+        wrapping = self._wrapping
+        self._wire.tunnel(packet, self.address, self._to, wrapping._replace(sums=wrapping.sums or bool(wrapping.port)))
 
     def outside(self, segment: bytes, protocol: int) -> None:
         """Send to the real server's own address, by no tunnel. Raises OSError."""

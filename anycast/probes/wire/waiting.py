@@ -141,7 +141,9 @@ async def datagrams(target: Target, port: int, progress: Progress) -> AsyncItera
         progress.missing = "answer"
         progress.advice = f": is {target.vip} on lo of the server?"
     else:
-        progress.advice = f" from {target.vip} by {way.tunnel.type} to {way.address}: does it unwrap, is the VIP on lo?"
+        progress.advice = (
+            f" from {target.vip} by {way.tunnel.type} to {way.address}: does it unwrap, is the VIP on lo?"
+        )
     for tries in range(_TRIES):
         talk = Datagrams(wire, way, target, port)
         try:

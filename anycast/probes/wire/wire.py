@@ -370,5 +370,3 @@ def holder(source: Address, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
