@@ -38,7 +38,11 @@ _FIRST = int(IPv4Address("10.78.0.1"))
 _PORT, _GUE_PORT = 8080, 6080
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 1, 0x1000
-_KINDS: dict[str, CheckKind] = {"tcp": TcpCheck(), "http": HttpCheck(tls=False), "kept": HttpCheck(tls=False, keep_alive=True)}
+_KINDS: dict[str, CheckKind] = {
+    "tcp": TcpCheck(),
+    "http": HttpCheck(tls=False),
+    "kept": HttpCheck(tls=False, keep_alive=True),
+}
 
 
 def _ip(*words: str) -> None:
@@ -88,7 +92,9 @@ def _servers(kernel: bool, processor: int, ready: int) -> None:  # noqa: FBT001
         try:
             data = connection.recv(4096)
             if data:
-                connection.send(_ANSWER if b"close" in data else _ANSWER.replace(b"Connection: close\r\n", b""))
+                connection.send(
+                    _ANSWER if b"close" in data else _ANSWER.replace(b"Connection: close\r\n", b"")
+                )
                 if b"close" not in data:
                     return
         except BlockingIOError:
@@ -159,9 +165,12 @@ async def _window(kind: CheckKind, tunnel: Tunnel | None, count: int, seconds: f
     seen: set[Target] = set()
     failed: list[str] = []
     runs = [0]
+    every = asyncio.Event()
 
     def report(target: Target, result: Result) -> None:
         seen.add(target)
+        if len(seen) == count:
+            every.set()
         if result.outcome is not Outcome.OK:
             failed.append(result.detail)
         checker.schedule(target, 1.0, quiet=True)
@@ -175,8 +184,7 @@ async def _window(kind: CheckKind, tunnel: Tunnel | None, count: int, seconds: f
             for number in range(count)
         )
     )
-    while len(seen) < count:
-        await asyncio.sleep(0.1)
+    await every.wait()
     await asyncio.sleep(1.5)
     failed.clear()
     tally = checker.probes[kind.type]
@@ -210,7 +218,9 @@ def main() -> int:
                 for side, way in sides if number % 2 == 0 else reversed(sides):
                     cost, rate = asyncio.run(_window(kind, way, options.count, options.window))
                     found.setdefault(name, {}).setdefault(side, []).append(cost)
-                    say(f"round {number + 1}: {name} {side}: {cost * 1000:.1f} ms CPU for 1,000 checks, {rate:,.0f}/s")
+                    say(
+                        f"round {number + 1}: {name} {side}: {cost * 1000:.1f} ms CPU for 1,000 checks, {rate:,.0f}/s"
+                    )
     for name, by_side in found.items():
         direct, wrapped = (statistics.median(one) for one in by_side.values())
         if next(iter(by_side)) != "direct":

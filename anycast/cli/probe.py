@@ -287,8 +287,10 @@ def _title(name: str, target: Target) -> str:
     else:
         host = f"[{target.address}]" if target.address.version == 6 else str(target.address)
         where = f"{host}:{target.port}" if target.port else host
+    if target.check.to_vip:
+        kind = f"{kind} to the VIP"
     if target.vip is not None:
-        where = f"{where} for {target.vip}"
+        where = f"{where} for {target.vip}" + ("" if target.tunnel is None else f" by {target.tunnel}")
     return f"{name}: {kind} at {where}" if name else f"{kind} at {where}"
 
 

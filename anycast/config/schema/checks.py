@@ -193,8 +193,8 @@ def _probed(kind: type[kinds.Kind], name: str, without: list[str]) -> type[Part]
         first["address"] = (of.AnyAddress | None, entry("Default: the real server's address."))
     if issubclass(kind, kinds.AimedKind):
         first["port"] = (of.Port | None, entry("Default: the port the real server is served on."))
-        first["to"] = (Literal["server", "vip"], entry(_TO, "server"))
-        first["full_size"] = (bool | None, entry(_FULL_SIZE))
+        first["to"] = (Annotated[str, of.choice(["server", "vip"])], entry(_TO, "server"))
+        first["full_size"] = (of.Flag | None, entry(_FULL_SIZE))
     first["type"] = (Annotated[Literal[name], BeforeValidator(_lower)], ...)
     return part(
         _FORMS.get(kind, kind),

@@ -92,7 +92,9 @@ class Tunnelled:
     def ask(self, packet: bytes) -> None:
         """As `send`, but GUE has a checksum: over IPv6 a host with a closed port says nothing to a datagram without one."""
         wrapping = self._wrapping
-        self._wire.tunnel(packet, self.address, self._to, wrapping._replace(sums=wrapping.sums or bool(wrapping.port)))
+        self._wire.tunnel(
+            packet, self.address, self._to, wrapping._replace(sums=wrapping.sums or bool(wrapping.port))
+        )
 
     def outside(self, segment: bytes, protocol: int) -> None:
         """Send to the real server's own address, by no tunnel. Raises OSError."""

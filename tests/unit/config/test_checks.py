@@ -72,7 +72,8 @@ def test_every_key_of_every_kind_stands_in_the_full_example() -> None:
                 written.setdefault(here["type"], set()).update(here)
         elif isinstance(here, list):
             found += here
-    common = set(CHECKS["tcp"].model_fields) - {"to", "quiet"}
+    common = set(CHECKS["tcp"].model_fields) - {"quiet"}
+    assert {"to", "full_size"} <= written["tcp"]
     common |= {"headers_env", "token_env"}  # in a comment at the top
     written["tcp"] |= {"headers_env", "token_env"}
     for name, kind in CHECKS.items():
