@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import select
 import socket
 from collections import deque
@@ -57,7 +56,7 @@ class Connection:
         self._wants_size = target.check.full_size
         self._notify = notify
         self._progress = progress
-        self._ends = Ends(self._way.source, vip)
+        self._ends = self._way.ends
         self.source = self._ends.source
         Connection._numbers -= 1
         self._number = Connection._numbers
@@ -66,7 +65,7 @@ class Connection:
         self._connected = False  # as far as the owner was told
         self._accepted = False  # the SYN-ACK has come
         self._owed = False  # an ACK
-        self._next = self._acknowledged = secrets.randbits(32)  # of ours
+        self._next = self._acknowledged = wire.number()  # of ours
         self._theirs = 0  # the number that is expected
         self._window = 0
         self._mss = of.MSS[vip.version]
@@ -81,7 +80,7 @@ class Connection:
         self._inside: _Knock | None = None
         self._outside: _Knock | None = None
         self._task: asyncio.Task[None] | None = None
-        self.own = wire.open(port, vip, of.TCP, self)
+        self.own = wire.open(port, self._ends.destination, of.TCP, self)
         try:
             if isinstance(self._way, Link):
                 self._task = asyncio.get_running_loop().create_task(self._resolve(self._way))
@@ -472,8 +471,8 @@ class _Knock:
         ends = Ends(source, way.address)
         self.source = ends.source
         self._key = port, ends.destination
-        self._number = secrets.randbits(32)
-        self._own = wire.open(port, way.address, of.TCP, self)
+        self._number = wire.number()
+        self._own = wire.open(port, ends.destination, of.TCP, self)
         what = ((self._own, port), (self._number, 0), of.SYN, b"", of.mss_option(ends.version))
         try:
             if inside:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from errno import EADDRINUSE
 
 from anycast.probes.sweep.sockets import local_ports
@@ -28,14 +28,11 @@ class Ports:
         self._holder, self.first = _held()
         self._next = 1 + secrets.randbelow(SIZE - 1)
 
-    def free(self, taken: Callable[[int], bool]) -> int | None:
-        """A port that is not taken, of these the one that was not used for longest; None: all are."""
-        for _ in range(SIZE - 1):
-            place = self._next
-            self._next = place + 1 if place + 1 < SIZE else 1
-            if not taken(self.first + place):
-                return self.first + place
-        return None
+    def next(self) -> int:
+        """Each in its turn."""
+        place = self._next
+        self._next = place + 1 if place + 1 < SIZE else 1
+        return self.first + place
 
     def close(self) -> None:
         self._holder.close()

@@ -7,15 +7,15 @@ import fcntl
 import socket
 import struct
 from ipaddress import ip_address
-from typing import Protocol
+from typing import Protocol, cast
 
 from anycast.core.health.phase import Fault
 from anycast.core.values.configuration import Address, Target, Tunnel
 from anycast.probes import neighbor
 from anycast.probes.finding import PeerError, Progress, UnusableError
 from anycast.probes.links import Way, home
-from anycast.probes.wire.packet import wrapping
-from anycast.probes.wire.wire import Wire
+from anycast.probes.wire.packet import Ends, wrapping
+from anycast.probes.wire.wire import FRESH, Wire
 
 __all__ = ["Link", "Sending", "Tunnelled", "sending"]
 
@@ -23,6 +23,7 @@ _USABLE = frozenset({"reachable", "stale", "delay", "probe", "noarp", "permanent
 _SURE = frozenset({"reachable", "noarp", "permanent"})  # the kernel would not ask again
 _RESOLVING = frozenset({"none", "incomplete"})
 _SIOCGIFMTU = 0x8921
+_REMEMBERED = 100_000  # targets
 _ANYWHERE = {4: ip_address("192.88.99.1"), 6: ip_address("2001:1::1")}
 """A route to the Internet is looked up by it. Nothing is sent there."""
 
@@ -30,6 +31,7 @@ _ANYWHERE = {4: ip_address("192.88.99.1"), 6: ip_address("2001:1::1")}
 class Sending(Protocol):
     source: Address  # of the packets, an address of this node
     vip: Address
+    ends: Ends
 
     def send(self, packet: bytes) -> None:
         """Raises OSError."""
@@ -41,6 +43,7 @@ class Link:
 
     def __init__(self, wire: Wire, address: Address, vip: Address, way: Way, source: Address) -> None:
         self.source, self.vip = source, vip
+        self.ends = Ends(source, vip)
         self._wire = wire
         self._address = address
         self._way = way
@@ -77,28 +80,37 @@ class Tunnelled:
     def __init__(
         self, wire: Wire, ends: tuple[Address, Address], way: Way, to: Address, tunnel: Tunnel
     ) -> None:
-        """`ends`: of the packets inside."""
+        """`ends`: of the packets inside. Raises OSError, UnusableError."""
         self.source, self.vip = ends
         self.address, self.tunnel = to, tunnel
         self._wire = wire
         self._way = way
-        self._to = str(to)
-        self._wrapping = wrapping(tunnel, self.vip.version)
+        self._wrapping = how = wrapping(tunnel, self.vip.version)
+        self._to = str(to), how.port
+        self._plain = not how.sums or bool(how.port)
+        self._sock = wire.tunnel(to.version, how)
+        self.ends = Ends(*ends)
         self.overhead = self._wrapping.overhead(to.version)
 
     def send(self, packet: bytes) -> None:
-        self._wire.tunnel(packet, self.address, self._to, self._wrapping)
+        """Raises OSError."""
+        try:  # noqa: SIM105 - for each packet of each check
+            self._sock.sendto(
+                self._wrapping.header + packet if self._plain else self._wrapping.wrapped(packet), self._to
+            )
+        except BlockingIOError:
+            pass  # lost, as on the way
 
     def ask(self, packet: bytes) -> None:
         """As `send`, but GUE has a checksum: over IPv6 a host with a closed port says nothing to a datagram without one."""
         wrapping = self._wrapping
-        self._wire.tunnel(
-            packet, self.address, self._to, wrapping._replace(sums=wrapping.sums or bool(wrapping.port))
-        )
+        if wrapping.port:
+            wrapping = wrapping._replace(sums=True)
+        self._wire.tunnel(self.address.version, wrapping).sendto(wrapping.wrapped(packet), self._to)
 
     def outside(self, segment: bytes, protocol: int) -> None:
         """Send to the real server's own address, by no tunnel. Raises OSError."""
-        self._wire.plain(segment, protocol, self.address, self._to)
+        self._wire.plain(segment, protocol, self.address, self._to[0])
 
     @property
     def largest(self) -> int:
@@ -110,6 +122,20 @@ class Tunnelled:
 
 
 def sending(wire: Wire, target: Target) -> Link | Tunnelled:
+    """As of some seconds ago. Raises as `_sending`."""
+    now = wire.clock()
+    known = wire.sendings.get(target)
+    if known is not None and now < known[0]:
+        return cast(Tunnelled, known[1])
+    found = _sending(wire, target)
+    if isinstance(found, Tunnelled):
+        if len(wire.sendings) > _REMEMBERED:
+            wire.sendings.clear()
+        wire.sendings[target] = now + FRESH, found
+    return found
+
+
+def _sending(wire: Wire, target: Target) -> Link | Tunnelled:
     """Raises OSError, PeerError: there is no way to the real server, UnusableError: this node is why."""
     address, vip = target.address, target.vip
     if vip is None:

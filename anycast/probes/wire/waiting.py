@@ -13,7 +13,7 @@ from anycast.core.values.configuration import Target
 from anycast.probes.finding import OK, Finding, Progress, place
 from anycast.probes.wire import packet as of
 from anycast.probes.wire.connection import Connection, what_failed
-from anycast.probes.wire.packet import Ends, Error, Parts
+from anycast.probes.wire.packet import Error, Parts
 from anycast.probes.wire.sending import Link, Tunnelled, sending
 from anycast.probes.wire.wire import Wire, holder, of_loop
 
@@ -87,11 +87,11 @@ class Datagrams:
         """Raises OSError, UnusableError."""
         self._wire, self._way, self._vip, self._port = wire, way, way.vip, port
         self._address = target.address
-        self._ends = Ends(way.source, way.vip)
+        self._ends = way.ends
         self.source = self._ends.source
         self._came: deque[bytes | Exception] = deque(maxlen=_KEPT)
         self._changed = asyncio.Event()
-        self.own = wire.open(port, way.vip, of.UDP, self)
+        self.own = wire.open(port, self._ends.destination, of.UDP, self)
 
     @property
     def name(self) -> str:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import secrets
 import socket
 import struct
 from collections.abc import AsyncGenerator, Callable, Iterator
 from os import close
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from anycast.core.health.phase import Fault
-from anycast.core.values.configuration import Address, Tunnel
+from anycast.core.values.configuration import Address, Target, Tunnel
 from anycast.probes.finding import UnusableError
 from anycast.probes.links import Way, way_to
 from anycast.probes.offload import aside
 from anycast.probes.sweep.agenda import Agenda
 from anycast.probes.wire.packet import ICMP, Error, Parts, Wrapping, error_of, filter_of, parts_of
-from anycast.probes.wire.ports import MASK, Ports
+from anycast.probes.wire.ports import MASK, SIZE, Ports
 
 __all__ = ["Endpoint", "Wire", "holder", "of_loop"]
 
@@ -27,26 +28,18 @@ _MOMENT = 0.005  # seconds until many are looked at again
 _MOST = 64  # packets of one look: the event loop has its turn
 _RECEIVED = 65535  # bytes: the kernel merges segments
 _ROOM = 4 << 20  # bytes of a receiver's queue: a thousand answers may come together
-_FRESH = 5.0  # seconds for which a look at the routes holds
+FRESH = 5.0  # seconds for which a look at the routes holds
 _IDLE = 60.0  # seconds without a connection, after which the receivers are given up
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE, _SO_NO_CHECK = 26, 33, 11
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _IPV6_DONTFRAG, _UDP_NO_CHECK6_TX, _PROBE = 10, 23, 62, 101, 3
 _ETHERTYPE = {4: 0x0800, 6: 0x86DD}
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+_PORTS = struct.Struct("!HH")
 _NOTHING = struct.pack("=HBBI", 0x06, 0, 0, 0)  # a filter that lets nothing through
 _libc = ctypes.CDLL(None, use_errno=True)
 _FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 
 NO_RIGHT = "to: vip needs CAP_NET_RAW (AmbientCapabilities=CAP_NET_RAW in the agent's unit)"
-
-
-class Key(NamedTuple):
-    """Of what comes in: our port and the peer's, its address, the protocol."""
-
-    own: int
-    port: int
-    peer: bytes
-    protocol: int
 
 
 class Endpoint(Protocol):
@@ -75,8 +68,12 @@ class Wire:
         self._ports: Ports | None = None
         self._receivers: dict[int, socket.socket] = {}  # by version of IP
         self._senders: dict[tuple[object, ...], socket.socket] = {}
-        self._endpoints: dict[Key, Endpoint] = {}
+        self._endpoints: dict[tuple[int, int, bytes, int], Endpoint] = {}
+        """By our port, the peer's, its address, the protocol."""
         self._ways: dict[tuple[Address, int], tuple[float, Way | None]] = {}
+        self._numbers: list[int] = []
+        self.sendings: dict[Target, tuple[float, object]] = {}
+        """The ways to targets, until when they hold."""
         self._room = bytearray(_RECEIVED)
         self._view = memoryview(self._room)
         self._timers: Agenda[Callable[[], None]] = Agenda()
@@ -107,23 +104,24 @@ class Wire:
             found = way_to(address)
             if len(self._ways) > 2 * len(self._endpoints) + 4096:
                 self._ways.clear()
-            seen = self._ways[address, version] = now + _FRESH, found
+            seen = self._ways[address, version] = now + FRESH, found
         return seen[1]
 
-    def open(self, port: int, peer: Address, protocol: int, endpoint: Endpoint) -> int:
+    def open(self, port: int, peer: bytes, protocol: int, endpoint: Endpoint) -> int:
         """Take in what comes from the peer's port. Returns our port. Raises OSError, UnusableError."""
-        self._receive(peer.version)
+        self._receive(4 if len(peer) == 4 else 6)
         if self._ports is None:
             self._ports = Ports()
-        packed = peer.packed
-        own = self._ports.free(lambda own: Key(own, port, packed, protocol) in self._endpoints)
-        if own is None:
-            raise UnusableError("no free local port of those for to: vip", Fault.DESCRIPTORS)
-        self._endpoints[Key(own, port, packed, protocol)] = endpoint
-        return own
+        place, endpoints = (port, peer, protocol), self._endpoints
+        for _ in range(SIZE):
+            own = self._ports.next()
+            if (own, *place) not in endpoints:
+                endpoints[own, *place] = endpoint
+                return own
+        raise UnusableError("no free local port of those for to: vip", Fault.DESCRIPTORS)
 
     def shut(self, own: int, port: int, peer: bytes, protocol: int) -> None:
-        self._endpoints.pop(Key(own, port, peer, protocol), None)
+        self._endpoints.pop((own, port, peer, protocol), None)
         if not self._endpoints and self._resting is None:
             self._resting = self._loop.call_later(_IDLE, self._rest)
 
@@ -201,13 +199,8 @@ class Wire:
         if parts is None or parts.end - parts.at < 8:
             return
         at = parts.at
-        key = Key(
-            packet[at + 2] << 8 | packet[at + 3],
-            packet[at] << 8 | packet[at + 1],
-            parts.source,
-            parts.protocol,
-        )
-        endpoint = self._endpoints.get(key)
+        port, own = _PORTS.unpack_from(packet, at)
+        endpoint = self._endpoints.get((own, port, parts.source, parts.protocol))
         if endpoint is not None:
             if endpoint.source == parts.destination:
                 endpoint.take(packet, parts)
@@ -215,7 +208,7 @@ class Wire:
             self._tell(error)
 
     def _tell(self, error: Error) -> None:
-        endpoint = self._endpoints.get(Key(*error.ports, error.destination, error.protocol))
+        endpoint = self._endpoints.get((*error.ports, error.destination, error.protocol))
         if endpoint is not None:
             endpoint.told(error)
         elif error.server and not error.ports[1]:
@@ -256,14 +249,19 @@ class Wire:
         with contextlib.suppress(BlockingIOError):  # lost, as on the way
             sock.sendto(packet, (interface, _ETHERTYPE[packet[0] >> 4], 0, 0, link_address))
 
-    def tunnel(self, packet: bytes, address: Address, to: str, wrapping: Wrapping) -> None:
-        """Send a packet by a tunnel to a real server, `to` in words. Raises OSError, UnusableError."""
-        how = (address.version, wrapping.protocol, wrapping.sums)
+    def tunnel(self, version: int, wrapping: Wrapping) -> socket.socket:
+        """What sends packets by a tunnel whose outer version of IP this is. Raises OSError, UnusableError."""
+        how = (version, wrapping.protocol, wrapping.sums)
         sock = self._senders.get(how)
         if sock is None:
-            sock = self._senders[how] = _sender(address.version, wrapping.protocol, sums=wrapping.sums)
-        with contextlib.suppress(BlockingIOError):
-            sock.sendto(wrapping.wrapped(packet), (to, wrapping.port))
+            sock = self._senders[how] = _sender(version, wrapping.protocol, sums=wrapping.sums)
+        return sock
+
+    def number(self) -> int:
+        """32 bits that nobody can guess. They are asked of the kernel many at a time."""
+        if not self._numbers:
+            self._numbers = list(struct.unpack("=1024I", secrets.token_bytes(4096)))
+        return self._numbers.pop()
 
     def plain(self, segment: bytes, protocol: int, address: Address, to: str) -> None:
         """Send what follows the IP header to a real server, by no tunnel. Raises OSError, UnusableError."""
