@@ -7,7 +7,6 @@ amount. What is lost is sent again twice within a check's timeout.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import select
 import socket
 from collections import deque
@@ -36,6 +35,41 @@ _NAMES = {"protocol": "protocol unreachable", "port": "port unreachable"}
 class Connection:
     """A connection to the VIP at one real server. `notify` is told epoll's events, as of a socket that is watched by edges."""
 
+    __slots__ = (
+        "_accepted",
+        "_acknowledged",
+        "_address",
+        "_connected",
+        "_ended",
+        "_ends",
+        "_error",
+        "_inbox",
+        "_inside",
+        "_mss",
+        "_next",
+        "_notify",
+        "_number",
+        "_open",
+        "_outside",
+        "_owed",
+        "_port",
+        "_progress",
+        "_quiet",
+        "_resends",
+        "_size",
+        "_target",
+        "_task",
+        "_theirs",
+        "_timeout",
+        "_unsure",
+        "_vip",
+        "_wants_size",
+        "_way",
+        "_window",
+        "_wire",
+        "own",
+        "source",
+    )
     _numbers = -1  # in the place of descriptors
 
     def __init__(
@@ -51,6 +85,7 @@ class Connection:
         self._way = sending(wire, target)
         self._vip = vip = self._way.vip
         self._port = port
+        self._target = target
         self._address = target.address
         self._timeout = target.check.timeout
         self._wants_size = target.check.full_size
@@ -147,6 +182,8 @@ class Connection:
         if not self._open:
             return
         self._open = False
+        if not self._connected:
+            self._wire.forget(self._target)
         if self._accepted and self._owed and not self._inbox:
             # Without it a server that hangs would never be seen: its accept queue would not fill.
             self._acknowledge()
@@ -220,8 +257,10 @@ class Connection:
         self._say_quietly(of.ACK)
 
     def _say_quietly(self, flags: int) -> None:
-        with contextlib.suppress(OSError):  # whoever waits for something is told
+        try:  # noqa: SIM105 - for each check
             self._segment(self._next, flags)
+        except OSError:
+            pass  # whoever waits for something is told
 
     def _later(self) -> None:
         share = _RESEND[self._resends] - (_RESEND[self._resends - 1] if self._resends else 0.0)

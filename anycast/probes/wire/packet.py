@@ -79,9 +79,9 @@ class Ends:
         self.version = destination.version
         self._addresses = self.source + self.destination
         self._sum = int.from_bytes(self._addresses, "big") % 0xFFFF
-        # Of what all segments without options have in common: IPv4's header, and TCP's with the pseudo header.
+        # Of what all segments have in common: IPv4's header, and TCP's with the pseudo header.
         self._four = 0x4500 + 20 + 20 + _DONT_FRAGMENT + (HOPS << 8 | TCP) + self._sum
-        self._base = self._sum + TCP + 20 + (20 << 10) + _WINDOW
+        self._base = self._sum + TCP + 20 + _WINDOW
 
     def tcp(
         self,
@@ -92,21 +92,21 @@ class Ends:
         options: bytes = b"",
     ) -> bytes:
         """`numbers`: the segment's own and the one it acknowledges."""
-        if not options and not len(payload) % 2:
-            # Most of them, in one step. Words of a number count as the number does: 65536 is 1 modulo 65535.
-            length = len(payload)
-            total = self._base + length + flags + sum(ports) + sum(numbers)
-            if payload:
-                total += int.from_bytes(payload, "big")
-            head = (*ports, *numbers, 20 << 2, flags, _WINDOW, -total % 0xFFFF, 0)
-            if self.version == 4:
-                check = -(self._four + length) % 0xFFFF
-                more = (0x45, 0, 40 + length, 0, _DONT_FRAGMENT, HOPS, TCP, check, self._addresses)
-                packed = _FOUR_TCP.pack(*more, *head)
-            else:
-                packed = _SIX_TCP.pack(6 << 28, 20 + length, TCP, HOPS, self._addresses, *head)
-            return packed + payload if payload else packed
-        return self._ip(TCP, self.segment(ports, numbers, flags, payload, options))
+        rest = options + payload
+        if len(rest) % 2:
+            return self._ip(TCP, self.segment(ports, numbers, flags, payload, options))
+        # Most of them, in one step. Words of a number count as the number does: 65536 is 1 modulo 65535.
+        length = len(rest)
+        offset = (20 + len(options)) << 2
+        total = self._base + length + (offset << 8) + flags + ports[0] + ports[1] + numbers[0] + numbers[1]
+        if rest:
+            total += int.from_bytes(rest, "big")
+        head = (*ports, *numbers, offset, flags, _WINDOW, -total % 0xFFFF, 0)
+        if self.version == 4:
+            check = -(self._four + length) % 0xFFFF
+            more = (0x45, 0, 40 + length, 0, _DONT_FRAGMENT, HOPS, TCP, check, self._addresses)
+            return _FOUR_TCP.pack(*more, *head) + rest
+        return _SIX_TCP.pack(6 << 28, 20 + length, TCP, HOPS, self._addresses, *head) + rest
 
     def segment(
         self,

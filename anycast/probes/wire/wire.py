@@ -28,7 +28,7 @@ _MOMENT = 0.005  # seconds until many are looked at again
 _MOST = 64  # packets of one look: the event loop has its turn
 _RECEIVED = 65535  # bytes: the kernel merges segments
 _ROOM = 4 << 20  # bytes of a receiver's queue: a thousand answers may come together
-FRESH = 5.0  # seconds for which a look at the routes holds
+FRESH = 60.0  # seconds for which a look at the routes holds, unless a check fails meanwhile
 _IDLE = 60.0  # seconds without a connection, after which the receivers are given up
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE, _SO_NO_CHECK = 26, 33, 11
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _IPV6_DONTFRAG, _UDP_NO_CHECK6_TX, _PROBE = 10, 23, 62, 101, 3
@@ -106,6 +106,12 @@ class Wire:
                 self._ways.clear()
             seen = self._ways[address, version] = now + FRESH, found
         return seen[1]
+
+    def forget(self, target: Target) -> None:
+        """Look at the routes again: a check has failed."""
+        self.sendings.pop(target, None)
+        for version in (4, 6):
+            self._ways.pop((target.address, version), None)
 
     def open(self, port: int, peer: bytes, protocol: int, endpoint: Endpoint) -> int:
         """Take in what comes from the peer's port. Returns our port. Raises OSError, UnusableError."""

@@ -51,6 +51,9 @@ class FakeWire:
     def way(self, *_: object) -> Way:
         return Way(interface="lo", number=1, source=OWN, gateway=True, local=False)
 
+    def forget(self, _: object) -> None:
+        pass
+
     def open(self, *_: object) -> int:
         self.opened += 1
         return PORT
