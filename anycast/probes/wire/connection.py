@@ -388,8 +388,7 @@ class Connection:
     # A packet of the full size.
 
     def _is_due(self, way: Tunnelled) -> bool:
-        last = self._wire.carried.get((way.address, way.tunnel))
-        return last is None or self._wire.clock() >= last + _PROVEN
+        return self._wire.clock() >= way.carried + _PROVEN
 
     def _fill(self, way: Tunnelled) -> None:
         """Send numbers from before the connection's first one, as a keepalive does: TCP acknowledges that it has them."""
@@ -421,10 +420,7 @@ class Connection:
         self._progress.missing = "answer"
         self._progress.advice = ""
         if isinstance(way, Tunnelled):
-            carried = self._wire.carried
-            if len(carried) > 65536:
-                carried.clear()
-            carried[way.address, way.tunnel] = self._wire.clock()
+            way.carried = self._wire.clock()
         self._connect()
 
     # Why nothing comes.

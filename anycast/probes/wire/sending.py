@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import math
 import socket
 import struct
 from ipaddress import ip_address
@@ -90,6 +91,7 @@ class Tunnelled:
         self._plain = not how.sums or bool(how.port)
         self._sock = wire.tunnel(to.version, how)
         self.ends = Ends(*ends)
+        self.carried = -math.inf  # when a packet of the full size came through last
         self.overhead = self._wrapping.overhead(to.version)
 
     def send(self, packet: bytes) -> None:

@@ -13,7 +13,7 @@ from os import close
 from typing import Protocol
 
 from anycast.core.health.phase import Fault
-from anycast.core.values.configuration import Address, Target, Tunnel
+from anycast.core.values.configuration import Address, Target
 from anycast.probes.finding import UnusableError
 from anycast.probes.links import Way, way_to
 from anycast.probes.offload import aside
@@ -82,8 +82,6 @@ class Wire:
         self._glance: asyncio.Handle | None = None
         self._resting: asyncio.TimerHandle | None = None
         self._watching: set[socket.socket] = set()
-        self.carried: dict[tuple[Address, Tunnel], float] = {}
-        """When a packet of the full size came through last, by real server and tunnel."""
         self._end = self._life()
         with contextlib.suppress(StopIteration):
             self._end.__anext__().send(None)
