@@ -98,7 +98,9 @@ class Run(Generic[Owner]):
         self.more = 0  # events of which `proceed` has left a rest for another turn
         self._own_port = port in local_ports()
         # A completed handshake is all, and nobody looks on: the sweep sees by the event that it is well.
-        self.plain = type(self) is Run and not target.check.to_vip and not self._own_port and progress is _NOBODY
+        self.plain = (
+            type(self) is Run and not target.check.to_vip and not self._own_port and progress is _NOBODY
+        )
         # The sweep's own:
         self.sock: Sock | None = None
         self.polls = 0  # polls there had been when the socket was taken

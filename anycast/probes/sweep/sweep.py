@@ -233,7 +233,7 @@ class Sweep(Generic[Owner]):
                         del live[fd]
                         run.well = True
                         well.append(run)
-                        give(sock, fd, run.family, False)
+                        give(sock, fd, run.family, False)  # type: ignore[arg-type]  # what is plain has one of the kernel
                     else:
                         self._handle(run, what)
                 if not seen % _GLIMPSE and clock() > until:

@@ -309,11 +309,10 @@ class Connection:
         if self._size and not events and flags & of.ACK and not payload:
             self._carried()
         elif events:
-            if not self._connected and (not self._size or self._ended):
+            if not self._size or self._ended:
                 self._connected = True
-                events |= select.EPOLLOUT
             if self._connected:
-                self._notify(self, events)
+                self._notify(self, events | select.EPOLLOUT)  # as an edge of epoll's says
         if self._owed and self._open:
             self._acknowledge()
 
