@@ -43,6 +43,7 @@ class Connection:
         "_ended",
         "_ends",
         "_error",
+        "_greeted",
         "_inbox",
         "_inside",
         "_mss",
@@ -100,6 +101,7 @@ class Connection:
         self._connected = False  # as far as the owner was told
         self._accepted = False  # the SYN-ACK has come
         self._owed = False  # an ACK
+        self._greeted = False  # there was an ACK
         self._next = self._acknowledged = wire.number()  # of ours
         self._theirs = 0  # the number that is expected
         self._window = 0
@@ -184,7 +186,7 @@ class Connection:
         self._open = False
         if not self._connected:
             self._wire.forget(self._target)
-        if self._accepted and self._owed and not self._inbox:
+        if self._accepted and not self._greeted:
             # Without it a server that hangs would never be seen: its accept queue would not fill.
             self._acknowledge()
         # Also without an answer: it may have been lost on the way, and then the connection is half open.
@@ -248,7 +250,7 @@ class Connection:
 
     def _segment(self, number: int, flags: int, payload: bytes = b"") -> None:
         if flags & of.ACK:
-            self._owed = False
+            self._owed, self._greeted = False, True
         options = of.mss_option(self._ends.version) if flags & of.SYN else b""
         ports, numbers = (self.own, self._port), (number, self._theirs if flags & of.ACK else 0)
         self._way.send(self._ends.tcp(ports, numbers, flags, payload, options))
