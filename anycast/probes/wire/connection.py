@@ -486,6 +486,8 @@ def what_failed(error: Error, way: Link | Tunnelled, vip: Address, size: int = 0
         return PeerError(f"the server sends what is for {vip} on to others: is {vip} on lo there?")
     if error.kind == "port":
         return ConnectionRefusedError(ECONNREFUSED, "")
+    if error.by == way.address.packed:
+        return PeerError(f"the server has no way to {vip}: is {vip} on lo of the server?")
     return OSError(EHOSTUNREACH, "")
 
 

@@ -32,6 +32,7 @@ _ANYWHERE = {4: ip_address("192.88.99.1"), 6: ip_address("2001:1::1")}
 class Sending(Protocol):
     source: Address  # of the packets, an address of this node
     vip: Address
+    address: Address  # of the real server
     ends: Ends
 
     def send(self, packet: bytes) -> None:
@@ -46,7 +47,7 @@ class Link:
         self.source, self.vip = source, vip
         self.ends = Ends(source, vip)
         self._wire = wire
-        self._address = address
+        self.address = address
         self._way = way
         self._link_address = b""
 
@@ -55,7 +56,7 @@ class Link:
 
     async def resolve(self, progress: Progress) -> None:
         """Find the link address, asked for by the kernel if need be. Raises OSError, PeerError: nobody answers to it."""
-        address, way = self._address, self._way
+        address, way = self.address, self._way
         progress.missing, progress.ours = "look at the neighbor table", True
         entry = await neighbor.entry(address, way.number)
         progress.missing, progress.ours = f"link address of {address} on {way.interface}", False
