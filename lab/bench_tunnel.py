@@ -33,7 +33,10 @@ from anycast.core.values.checks import TcpCheck
 from anycast.core.values.configuration import Check, CheckKind, HttpCheck, Target, Tunnel, TunnelType
 from lab.measuring import say
 
-_VIP = IPv4Address("192.0.2.1")
+_VIP, _VIPS = (
+    int(IPv4Address("192.0.2.0")),
+    16,
+)  # so that no two servers of the one host meet at one port of ours
 _FIRST = int(IPv4Address("10.78.0.1"))
 _PORT, _GUE_PORT = 8080, 6080
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
@@ -60,7 +63,7 @@ def _servers(kernel: bool, processor: int, ready: int) -> None:  # noqa: FBT001
     selector = selectors.DefaultSelector()
     _ip("addr", "add", "10.9.2.1/24", "dev", "lan")
     _ip("link", "set", "lan", "up")
-    for address in ("10.78.0.0/20", f"{_VIP}/32"):
+    for address in ("10.78.0.0/20", "192.0.2.0/28"):
         _ip("route", "add", "local", address, "dev", "lo")
     for device in ("all", "default"):
         _write(f"ipv4/conf/{device}/rp_filter", "0")
@@ -146,7 +149,8 @@ def _site(*, kernel: bool) -> Iterator[None]:
         os.write(told, b"x")
         os.read(ours, 1)
         _ip("route", "add", "10.78.0.0/20", "via", "10.9.2.1")
-        _ip("addr", "add", f"{_VIP}/32", "dev", "lo", "scope", "host")
+        for number in range(_VIPS):
+            _ip("addr", "add", f"{IPv4Address(_VIP + number)}/32", "dev", "lo", "scope", "host")
         yield
     finally:
         os.kill(child, signal.SIGKILL)
@@ -158,6 +162,10 @@ def _unshare() -> None:
 
     if ctypes.CDLL(None).unshare(0x40000000):
         raise OSError("unshare")
+
+
+def _vip(number: int, tunnel: Tunnel | None) -> IPv4Address | None:
+    return None if tunnel is None else IPv4Address(_VIP + number % _VIPS)
 
 
 async def _window(kind: CheckKind, tunnel: Tunnel | None, count: int, seconds: float) -> tuple[float, float]:
@@ -177,10 +185,15 @@ async def _window(kind: CheckKind, tunnel: Tunnel | None, count: int, seconds: f
 
     checker = Checker(report)
     check = Check(kind=kind, interval=1.0, timeout=1.0, to_vip=tunnel is not None)
-    vip = None if tunnel is None else _VIP
     checker.set_targets(
         frozenset(
-            Target(address=IPv4Address(_FIRST + number), port=_PORT, check=check, vip=vip, tunnel=tunnel)
+            Target(
+                address=IPv4Address(_FIRST + number),
+                port=_PORT,
+                check=check,
+                vip=_vip(number, tunnel),
+                tunnel=tunnel,
+            )
             for number in range(count)
         )
     )
