@@ -173,7 +173,7 @@ class Checks(Assembler):
         aims = {}
         if isinstance(kind, kinds.AimedKind):
             aims = {"to_vip": written.to == "vip", "full_size": written.full_size is not False}
-            self._to_vip(path, written)
+            self._to_vip(path, written, kind)
         check = self._built(path, written, model.Check, kind=kind, address=where, **aims)
         if check is None:
             return None
@@ -184,13 +184,16 @@ class Checks(Assembler):
             self._say(
                 (*path, "unproven_after"), what, "write the interval or more; three of them is the default"
             )
-        if check.tripwire and (what := _no_tripwire(kind)):
+        if check.tripwire and (what := _no_tripwire(kind, to_vip=check.to_vip)):
             self._say((*path, "tripwire"), what, "remove the line", key=True)
         if check.hold_down is None:
             return check
         return replace(check, hold_down=self._hold_down(path, check.hold_down, written.hold_down))
 
-    def _to_vip(self, path: Path, written: forms.Check) -> None:
+    def _to_vip(self, path: Path, written: forms.Check, kind: kinds.Kind) -> None:
+        if written.to == "vip" and isinstance(kind, kinds.IdleCheck):
+            what = "an idle check has a connection of the kernel's, which cannot go to the VIP: this node has it itself"
+            self._say((*path, "to"), what, "remove it, or write tcp", key=True)
         if written.to == "vip" and written.address is not None:
             what = "with to: vip the VIP is asked for at each real server"
             self._say((*path, "address"), what, "remove one of the two lines", key=True)
@@ -246,11 +249,11 @@ class Checks(Assembler):
         return part
 
 
-def _no_tripwire(kind: kinds.Kind) -> str:
+def _no_tripwire(kind: kinds.Kind, *, to_vip: bool) -> str:
     """Why a check of this kind has none; empty: it has."""
+    if to_vip:
+        return "with to: vip there is no connection that could stay open: this node has the VIP itself"
     match kind:
-        case kinds.TcpVipCheck():
-            return "with to: vip there is no connection that could stay open: this node has the VIP itself"
         case kinds.DnsCheck(transport="udp"):
             return "a question over UDP has no connection that could stay open"
         case kinds.SyslogCanaryCheck():

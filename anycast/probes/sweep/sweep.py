@@ -20,7 +20,7 @@ from anycast.probes.sweep.agenda import Agenda
 from anycast.probes.sweep.runs import Run, StaleError
 from anycast.probes.sweep.sockets import Sockets
 from anycast.probes.verdict import judge, judged, tell
-from anycast.probes.wire.connection import Connection, Sock
+from anycast.probes.wire.connection import Connection
 from anycast.probes.wire.wire import Wire, of_loop
 
 __all__ = ["TURN", "Room", "Sweep", "room"]
