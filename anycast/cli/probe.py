@@ -287,8 +287,10 @@ def _title(name: str, target: Target) -> str:
     else:
         host = f"[{target.address}]" if target.address.version == 6 else str(target.address)
         where = f"{host}:{target.port}" if target.port else host
+    if target.check.to_vip:
+        kind = f"{kind} to the VIP"
     if target.vip is not None:
-        where = f"{where} for {target.vip}"
+        where = f"{where} for {target.vip}" + ("" if target.tunnel is None else f" by {target.tunnel}")
     return f"{name}: {kind} at {where}" if name else f"{kind} at {where}"
 
 
@@ -333,7 +335,7 @@ def _leaves(name: str, check: Aimed) -> Iterator[tuple[str, Aim]]:
 
 def _in_use(name: str, tree: Tree, loaded: Loaded) -> list[_Job]:
     """The check by itself if it knows where to look, else at each real server that is checked by it."""
-    from anycast.core.dataplane.members import server_port, uses
+    from anycast.core.dataplane.members import aimer_of, server_port, uses
     from anycast.core.health.aim import aimed
 
     itself = aimed(tree)
@@ -342,8 +344,9 @@ def _in_use(name: str, tree: Tree, loaded: Loaded) -> list[_Job]:
     jobs: dict[_Job, None] = {}
     for use in uses(loaded.config):
         if _contains(use.pool.check, tree):
-            vips = [one for one in use.vip.addresses if one.version == use.address.version]
-            check = aimed(tree, use.address, server_port(use.service, use.server), vips)
+            check = aimer_of(use.vip.addresses, use.service, use.version, tree)(
+                use.address, server_port(use.service, use.server)
+            )
             jobs[_Job(f"{name} for {_used(use)}", check)] = None
     for vip in loaded.config.vips:
         for local in vip.local:
@@ -360,11 +363,11 @@ def _contains(whole: Tree, tree: Tree) -> bool:
 
 
 def _knows_its_aim(leaf: Aim) -> bool:
-    from anycast.core.values.checks import IcmpCheck, NodeKind, TcpVipCheck
+    from anycast.core.values.checks import IcmpCheck, NodeKind
 
     if isinstance(leaf, BgpSession) or isinstance(leaf.check.kind, NodeKind):
         return True
-    if isinstance(leaf.check.kind, TcpVipCheck):
+    if leaf.check.to_vip:
         return leaf.vip is not None
     return leaf.address != HERE and (leaf.port > 0 or isinstance(leaf.check.kind, IcmpCheck))
 
@@ -398,10 +401,8 @@ def _at(name: str, tree: Tree, at: str) -> _Job:
 
 
 def _refuse_vip(name: str, check: Aimed) -> None:
-    from anycast.core.values.checks import TcpVipCheck
-
     for _, leaf in _leaves(name, check):
-        if not isinstance(leaf, BgpSession) and isinstance(leaf.check.kind, TcpVipCheck):
+        if not isinstance(leaf, BgpSession) and leaf.check.to_vip:
             what = "a check with to: vip needs a VIP, and only the configuration has one"
             raise _UsageError(f"{what} (write the name of the check, of a real server or of a VIP)")
 

@@ -19,7 +19,7 @@ from anycast.core.rendering import OF_SESSION, differences, listed
 from anycast.core.rendering import RELOAD as RELOAD_EXABGP
 from anycast.core.rendering import RESTART as RESTART_EXABGP
 from anycast.core.values import configuration as model
-from anycast.core.values.checks import BgpSession, LoadCheck, SyslogCanaryCheck, TcpVipCheck
+from anycast.core.values.checks import BgpSession, LoadCheck, SyslogCanaryCheck
 from anycast.core.values.fleet import Certificates, Etcd
 from anycast.core.values.speaker import LearnedBy, Ospf
 
@@ -491,8 +491,6 @@ def _kind(kind: model.CheckKind) -> str:
             expecting = f"expecting {_statuses(kind.expect)}"
             more = _told(kind, frozenset({"tls", "verify", "port", "method", "path", "host", "expect"}))
             return f"{kind.type} {kind.method} {kind.path}{host}{port}{verify} {expecting}{more}"
-        case TcpVipCheck():
-            return f"tcp to the VIP{port}{_told(kind, frozenset({'port'}))}"
         case SyslogCanaryCheck():
             return f"syslog over UDP{port}{_told(kind, frozenset({'port'}))}"
         case _:

@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from anycast.core.dataplane import ipvs
-from anycast.core.dataplane.members import Member, TargetName
+from anycast.core.dataplane.members import Member, TargetName, aimer_of
 from anycast.core.events import Log
-from anycast.core.health.aim import aimer, targets_of
+from anycast.core.health.aim import targets_of
 from anycast.core.health.phase import Health, Phase
 from anycast.core.index import Index, IndexedService
 from anycast.core.owned import Owned
@@ -302,15 +302,12 @@ def _unknown(
     """Makes real servers of an agent before: how they were checked is not known, so by the check of those that follow."""
     one, scopes = state.index.services[facts], before.owned.services.get(key, {})
     addresses = state.index.vips[one.vip].vip.addresses
-    pool, port, forwarding = one.service.pool, one.service.port, one.service.forwarding
-    aims = {
-        version: aimer(pool.check, [each for each in addresses if each.version == version])
-        for version in (4, 6)
-    }
+    port, forwarding = one.service.port, one.service.forwarding
+    aim = aimer_of(addresses, one.service, ipvs.version_of(facts))
 
     def made(at: ipvs.DestinationKey) -> Member:
         up = ipvs.Destination(address=at[0], port=at[1], weight=1, forwarding=forwarding)
-        return Member(aims[at[0].version](at[0], at[1] or port), scopes.get(at, ""), True, up)
+        return Member(aim(at[0], at[1] or port), scopes.get(at, ""), True, up)
 
     return made
 

@@ -62,7 +62,7 @@ def rows(vip: Vip, service: Service) -> tuple[Row, ...]:
                 server=server,
                 address=address,
                 port=port,
-                check=check_of(vip, service, server, address, pool),
+                check=check_of(vip, service, server, address, version, pool),
                 scope=server_scope(pool.name, server.name),
                 services=keys,
                 place=places[number],

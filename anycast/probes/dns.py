@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from anycast.core.values.checks import DnsCheck
 from anycast.core.values.configuration import Address
-from anycast.probes.datagram import LARGEST, UNREACHABLE, connected
+from anycast.probes.datagram import UNREACHABLE, talking
 from anycast.probes.dns_wire import Answer, read
 from anycast.probes.finding import OK, Finding, Progress, fail, reading, unusable
 from anycast.probes.stream import Stream, opened
@@ -46,17 +46,16 @@ async def check(kind: DnsCheck, address: Address, port: int, progress: Progress)
 async def _over_udp(
     kind: DnsCheck, question: Message, address: Address, port: int, progress: Progress
 ) -> Finding:
-    loop = asyncio.get_running_loop()
-    with connected(address, port) as sock:
+    async with talking(address, port, progress) as talk:
         progress.missing = "answer"
-        await loop.sock_sendall(sock, question.to_wire())
+        talk.send(question.to_wire())
         while True:
-            message = await loop.sock_recv(sock, LARGEST)
+            message = await talk.receive()
             progress.heard = True
             finding = await judge_answer(kind, question, message, progress)
             if finding is not None:
                 return finding
-            # sock_recv does not suspend while there is something: strangers must not hold the loop.
+            # receiving does not suspend while there is something: strangers must not hold the loop.
             await asyncio.sleep(0)
 
 

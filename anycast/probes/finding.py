@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from anycast.core.health.phase import Fault, Outcome, Result
+from anycast.core.values.configuration import Target
 
 __all__ = [
     "OK",
@@ -50,7 +51,8 @@ class Progress:
     """How far a run has come: the noun that completes "no ... within 1.0 s", and what is said after it.
 
     `ours`: this is awaited of the node itself, so that no answer says nothing of the target. `heard`: the peer has
-    said something. `tell`: told of every step, when somebody looks on.
+    said something. `tell`: told of every step, when somebody looks on. `to_vip`: what is sent takes the way to the VIP at
+    this target.
     """
 
     missing: str = "answer"
@@ -58,10 +60,15 @@ class Progress:
     ours: bool = False
     heard: bool = False
     tell: Callable[[str], None] | None = None
+    to_vip: Target | None = None
 
     def say(self, step: str, *args: object) -> None:
         if self.tell is not None:
             self.tell(one_line(step % args if args else step))
+
+    def aside(self) -> Progress:
+        """Of something beside the run, which does not take the way to the VIP."""
+        return self if self.to_vip is None else Progress(tell=self.tell)
 
 
 def warn(detail: str) -> Finding:

@@ -10,9 +10,9 @@ from errno import ENOENT
 from typing import NamedTuple
 
 from anycast.core.values.configuration import Address
-from anycast.probes.datagram import connected
 from anycast.probes.links import attributes
 from anycast.probes.offload import HangingError, offload
+from anycast.probes.udp import connected
 
 __all__ = ["LOOK_AGAIN", "Entry", "entry", "provoke"]
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from importlib import import_module
 
 from anycast.core.health.phase import Fault, Result
-from anycast.core.values.checks import Kind, TcpVipCheck
+from anycast.core.values.checks import Kind
 from anycast.core.values.configuration import HERE, Target
 from anycast.probes import links, programs
 from anycast.probes.finding import Finding, Progress, fail, late, unusable
@@ -57,9 +57,11 @@ async def probe(target: Target, progress: Progress | None = None) -> Result:
 async def _dispatch(target: Target, progress: Progress) -> Finding:
     kind = target.check.kind
     port = getattr(kind, "port", None) or target.port
-    if not isinstance(kind, TcpVipCheck):
-        return await check_of(type(kind))(kind, target.address, port, progress)
-    return await check_of(type(kind))(kind, target, port, progress)
+    address = target.address
+    if target.check.to_vip:
+        progress.to_vip = target
+        address = target.vip or address
+    return await check_of(type(kind))(kind, address, port, progress)
 
 
 def check_of(kind: type[Kind]) -> Callable[..., Awaitable[Finding]]:

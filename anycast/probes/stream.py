@@ -13,6 +13,7 @@ from anycast.core.values.configuration import Address
 from anycast.probes.finding import OK, Finding, PeerError, Progress, place
 from anycast.probes.tcp import connect
 from anycast.probes.tls import OVERHEAD, Channel
+from anycast.probes.wire.waiting import Wired, wired
 
 __all__ = ["Plain", "Secure", "Stream", "TooMuchError", "literal", "opened"]
 
@@ -57,13 +58,14 @@ async def opened(
 ) -> AsyncIterator[Stream]:
     """A connected stream from which at most `limit` bytes are read. `name`: what the certificate must be for.
 
+    With `progress.to_vip` it takes the way of clients' packets.
+
     Raises OSError, ssl.SSLError, UnusableError, PeerError.
     """
     channel = Channel(tls, tls.sni or name or literal(address), *alpn) if tls is not None else None
     progress.missing = "answer"
-    with await connect(address, port) as sock:
-        progress.say("connected from %s", place(sock.getsockname()))
-        wire = Plain(sock, limit if channel is None else limit + OVERHEAD, progress)
+    bound = limit if channel is None else limit + OVERHEAD
+    async with _connected(address, port, progress, bound) as wire:
         if channel is None:
             yield wire
             return
@@ -72,6 +74,20 @@ async def opened(
         await secure.handshake()
         progress.say("TLS handshake done: %s", channel.described)
         yield secure
+
+
+@asynccontextmanager
+async def _connected(
+    address: Address, port: int, progress: Progress, limit: int
+) -> AsyncIterator[Plain | _ToVip]:
+    if progress.to_vip is not None:
+        async with wired(progress.to_vip, port, progress) as connection:
+            progress.say("connected from %s", place(connection.connection.getsockname()))
+            yield _ToVip(connection, limit, progress)
+        return
+    with await connect(address, port) as sock:
+        progress.say("connected from %s", place(sock.getsockname()))
+        yield Plain(sock, limit, progress)
 
 
 def literal(address: Address) -> str:
@@ -109,10 +125,39 @@ class Plain:
         self._sock.shutdown(socket.SHUT_WR)
 
 
+class _ToVip:
+    """As Plain, over a connection that takes the way of clients' packets."""
+
+    def __init__(self, connection: Wired, limit: int, progress: Progress) -> None:
+        self._connection = connection
+        self._left = limit
+        self._progress = progress
+
+    @property
+    def warning(self) -> Finding:
+        return OK
+
+    async def send(self, data: bytes) -> None:
+        await self._connection.send(data)
+
+    async def receive(self) -> bytes:
+        await asyncio.sleep(0)
+        if self._left <= 0:
+            raise TooMuchError
+        data = await self._connection.receive(_CHUNK)
+        self._left -= len(data)
+        if data:
+            self._progress.heard = True
+        return data
+
+    async def finish(self) -> None:
+        self._connection.finish()
+
+
 class Secure:
     """A stream within TLS."""
 
-    def __init__(self, wire: Plain, channel: Channel, limit: int) -> None:
+    def __init__(self, wire: Plain | _ToVip, channel: Channel, limit: int) -> None:
         """`limit`: bytes that are read of what TLS carries."""
         self._wire = wire
         self._channel = channel

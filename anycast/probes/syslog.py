@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from anycast.core.values.checks import SyslogCanaryCheck, SyslogCheck
 from anycast.core.values.configuration import Address
 from anycast.probes.closes import CLOSED, closed_within, to_its_end
-from anycast.probes.datagram import UNREACHABLE, connected
+from anycast.probes.datagram import UNREACHABLE, talking
 from anycast.probes.finding import OK, Finding, Progress, fail
 from anycast.probes.stream import Stream, opened
 
@@ -54,16 +54,18 @@ async def canary(kind: SyslogCanaryCheck, address: Address, port: int, progress:
     message = f"<{_PRIORITY}>1 - - anycast - canary - anycast canary {token}".encode()
     try:
         if kind.proof_port is not None:
-            opening = opened(address, kind.proof_port, progress, tls=None, limit=_PROOF_LIMIT)
+            # What listens there is asked where it is, by no VIP.
+            own = address if progress.to_vip is None else progress.to_vip.address
+            opening = opened(own, kind.proof_port, progress.aside(), tls=None, limit=_PROOF_LIMIT)
             return await _seen_on(opening, (address, port), message, progress)
         return await _seen_in(str(kind.proof_file), (address, port), message, progress)
     except ConnectionRefusedError:
         return fail(UNREACHABLE if progress.missing == "canary" else "proof port: connection refused")
 
 
-def _fly(where: tuple[Address, int], message: bytes, progress: Progress) -> None:
-    with connected(*where) as sock:
-        sock.send(message)
+async def _fly(where: tuple[Address, int], message: bytes, progress: Progress) -> None:
+    async with talking(*where, progress) as talk:
+        talk.send(message)
     progress.say("sent %r", message)
     progress.missing = "canary"
 
@@ -78,7 +80,7 @@ async def _seen_on(
     kept = b""
     progress.missing = "connection to the proof port"
     async with opening as stream:
-        _fly(where, message, progress)
+        await _fly(where, message, progress)
         while data := await stream.receive():
             if token in (kept := kept[-len(token) :] + data):
                 progress.say("seen")
@@ -90,7 +92,7 @@ async def _seen_in(path: str, where: tuple[Address, int], message: bytes, progre
     token = message.split()[-1]
     tail = _Tail(path)
     tail.look()
-    _fly(where, message, progress)
+    await _fly(where, message, progress)
     progress.missing = f"canary in {path}"
     while token not in tail.look():
         if tail.missing:

@@ -282,7 +282,7 @@ class World(RuleBasedStateMachine):
                 self.check_last_resort(vip, prefix.network_address)
             for service in vip.services:
                 checks = [
-                    check_of(vip, service, server, address)
+                    check_of(vip, service, server, address, prefix.version)
                     for server, address in servers_of(service, prefix.version)
                 ]
                 found = [health_of(state, check) for check in checks]

@@ -170,7 +170,11 @@ class Checks(Assembler):
         if kind is None:
             return None
         where = written.address if isinstance(kind, kinds.AimedKind | kinds.IcmpCheck) else None
-        check = self._built(path, written, model.Check, kind=kind, address=where)
+        aims = {}
+        if isinstance(kind, kinds.AimedKind):
+            aims = {"to_vip": written.to == "vip", "full_size": written.full_size is not False}
+            self._to_vip(path, written, kind)
+        check = self._built(path, written, model.Check, kind=kind, address=where, **aims)
         if check is None:
             return None
         if written.fast_interval is None:
@@ -180,11 +184,22 @@ class Checks(Assembler):
             self._say(
                 (*path, "unproven_after"), what, "write the interval or more; three of them is the default"
             )
-        if check.tripwire and (what := _no_tripwire(kind)):
+        if check.tripwire and (what := _no_tripwire(kind, to_vip=check.to_vip)):
             self._say((*path, "tripwire"), what, "remove the line", key=True)
         if check.hold_down is None:
             return check
         return replace(check, hold_down=self._hold_down(path, check.hold_down, written.hold_down))
+
+    def _to_vip(self, path: Path, written: forms.Check, kind: kinds.Kind) -> None:
+        if written.to == "vip" and isinstance(kind, kinds.IdleCheck):
+            what = "an idle check has a connection of the kernel's, which cannot go to the VIP: this node has it itself"
+            self._say((*path, "to"), what, "remove it, or write tcp", key=True)
+        if written.to == "vip" and written.address is not None:
+            what = "with to: vip the VIP is asked for at each real server"
+            self._say((*path, "address"), what, "remove one of the two lines", key=True)
+        if written.to != "vip" and written.full_size is not None and self._whole((*path, "to")):
+            what = "it is for checks with to: vip"
+            self._say((*path, "full_size"), what, "remove it, or write to: vip", key=True)
 
     def _hold_down(self, path: Path, held: model.HoldDown, written: Part) -> model.HoldDown:
         path = (*path, "hold_down")
@@ -234,11 +249,11 @@ class Checks(Assembler):
         return part
 
 
-def _no_tripwire(kind: kinds.Kind) -> str:
+def _no_tripwire(kind: kinds.Kind, *, to_vip: bool) -> str:
     """Why a check of this kind has none; empty: it has."""
+    if to_vip:
+        return "with to: vip there is no connection that could stay open: this node has the VIP itself"
     match kind:
-        case kinds.TcpVipCheck():
-            return "with to: vip there is no connection that could stay open: this node has the VIP itself"
         case kinds.DnsCheck(transport="udp"):
             return "a question over UDP has no connection that could stay open"
         case kinds.SyslogCanaryCheck():
@@ -291,4 +306,4 @@ def _over_tcp(check: model.Check) -> model.Check:
 
 
 def asks_for_vip(leaf: model.Leaf) -> bool:
-    return isinstance(leaf, model.Check) and isinstance(leaf.kind, kinds.TcpVipCheck)
+    return isinstance(leaf, model.Check) and leaf.to_vip

@@ -61,14 +61,9 @@ class Kinds(Assembler):
 
     def _tcp(self, path: Path, tcp: forms.Tcp, check: forms.Check) -> kinds.Kind:
         self._quiet(path, tcp.quiet, check)
-        if tcp.to == "server":
-            if tcp.quiet is None:
-                return kinds.TcpCheck(port=check.port)
-            return kinds.TcpQuietCheck(port=check.port, quiet=tcp.quiet)
-        if check.address is not None:
-            what = "with to: vip the VIP is asked for at each real server"
-            self._say((*path, "address"), what, _ONE_OF_TWO, key=True)
-        return kinds.TcpVipCheck(port=check.port, quiet=tcp.quiet or 0.0)
+        if tcp.quiet is None:
+            return kinds.TcpCheck(port=check.port)
+        return kinds.TcpQuietCheck(port=check.port, quiet=tcp.quiet)
 
     def _quiet(self, path: Path, quiet: float | None, check: forms.Check) -> float:
         """How long nothing may happen, which must be over within the timeout, and leave time for the rest."""

@@ -686,19 +686,18 @@ class Vips(Assembler):
             self._say(place, what, "write a check with a port, or a command")
 
     def _to_vip(self, use: _Use) -> None:
-        """A check to the VIP needs packets that arrive at the real server with the VIP's address, on the link."""
+        """A check to the VIP needs packets that arrive at the real server with the VIP's address."""
         forwarding, place = use.serving.forwarding, use.at("forwarding")
-        if forwarding is Forwarding.DR or use.pool is None or not self._whole(use.at("check"), place):
+        if forwarding is not Forwarding.NAT or use.pool is None or not self._whole(use.at("check"), place):
             return
         checks = [_check_of(use, use.pool), use.sorry and use.sorry.check]
         if not any(asks_for_vip(leaf) for check in checks if check for leaf in leaves_of(check)):
             return
-        why = {
-            Forwarding.NAT: "the real servers do not hold the VIP",
-            Forwarding.TUNNEL: "the VIP is reachable only inside the tunnel",
-        }[forwarding]
-        what = f"with {forwarding} {why}, and their check is to: vip"
-        self._say(place, what, "write forwarding: dr, or the check without to: vip")
+        what = (
+            "with nat the VIP is in no packet that a real server gets, and their check is to: vip: a check without "
+            "it sends what IPVS would"
+        )
+        self._say(place, what, "write the check without to: vip, or forwarding: dr or tunnel")
 
     def _sorry_fits(self, use: _Use, pool: Pool, sorry: Pool) -> None:
         """Whether the sorry pool can stand in."""

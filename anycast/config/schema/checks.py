@@ -57,11 +57,6 @@ class _Probed(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tcp:
-    to: Literal["server", "vip"] = setting(
-        "vip: the handshake is with the VIP's address at the real server, as IPVS sends it there with forwarding: "
-        "dr. It proves that the real server holds the VIP and listens on it. Needs CAP_NET_RAW.",
-        "server",
-    )
     quiet: of.Period | None = setting(
         "How long the server must leave the connection open. It must leave 50ms of `timeout`, or half of it if that is "
         "less. Default: a completed handshake is enough.",
@@ -179,6 +174,15 @@ _FORMS: Mapping[type[kinds.Kind], type] = {
     kinds.BannerCheck: Banner,
     kinds.SyslogCheck: Syslog,
 }
+_TO = (
+    "vip: packets go to the VIP's address at the real server, by the way of clients' packets: over the link with "
+    "forwarding: dr, by the tunnel with forwarding: tunnel. It proves that the real server takes them and holds the VIP. "
+    "Needs CAP_NET_RAW."
+)
+_FULL_SIZE = (
+    "With `to: vip`, forwarding: tunnel and TCP: a packet of the largest size must pass too, once in ten seconds. "
+    "Default: true."
+)
 _OF_TLS = [field.name for field in fields(kinds.Tls)]
 
 
@@ -189,6 +193,8 @@ def _probed(kind: type[kinds.Kind], name: str, without: list[str]) -> type[Part]
         first["address"] = (of.AnyAddress | None, entry("Default: the real server's address."))
     if issubclass(kind, kinds.AimedKind):
         first["port"] = (of.Port | None, entry("Default: the port the real server is served on."))
+        first["to"] = (Annotated[str, of.choice(["server", "vip"])], entry(_TO, "server"))
+        first["full_size"] = (of.Flag | None, entry(_FULL_SIZE))
     first["type"] = (Annotated[Literal[name], BeforeValidator(_lower)], ...)
     return part(
         _FORMS.get(kind, kind),

@@ -12,7 +12,6 @@ from anycast.core.dataplane import ipvs
 from anycast.core.health.aim import Aimer, aimer
 from anycast.core.health.compose import leaves
 from anycast.core.maintenance.stages import server_scope
-from anycast.core.values.checks import TcpVipCheck
 from anycast.core.values.configuration import (
     Address,
     Aimed,
@@ -60,20 +59,24 @@ def server_address(server: RealServer, version: int, forwarding: Forwarding) -> 
     return server.addresses[0] if forwarding is Forwarding.TUNNEL and server.addresses else None
 
 
-def check_of(
-    vip: Vip, service: Service, server: RealServer, address: Address, pool: Pool | None = None
+def check_of(  # noqa: PLR0917
+    vip: Vip, service: Service, server: RealServer, address: Address, version: int, pool: Pool | None = None
 ) -> Aimed:
     """The check that decides whether the service of the VIP can use the real server at this address.
 
-    `pool`: that the server is of, where it is the sorry pool.
+    `version`: of the addresses of the VIP; with a tunnel the real server's may be of the other family. `pool`: that the
+    server is of, where it is the sorry pool.
     """
-    return _aimer(vip, service, address.version, pool)(address, server.port or service.port)
-
-
-def _aimer(vip: Vip, service: Service, version: int, pool: Pool | None = None) -> Aimer:
-    """Aims the check of the service, or of its sorry pool, at real servers with addresses of the family."""
     check = (pool or service.pool).check
-    return aimer(check, [one for one in vip.addresses if one.version == version])
+    return aimer_of(vip.addresses, service, version, check)(address, server.port or service.port)
+
+
+def aimer_of(
+    vips: Iterable[Address], service: Service, version: int, check: Leaf | Rule[Leaf] | None = None
+) -> Aimer:
+    """Aims the check of the service, or another, at its real servers for the addresses of a family, of these of the VIP."""
+    tunnel = service.tunnel if service.forwarding is Forwarding.TUNNEL else None
+    return aimer(check or service.pool.check, [one for one in vips if one.version == version], tunnel)
 
 
 def servers_of(
@@ -111,6 +114,7 @@ class Use:
     pool: Pool  # the service's, or its sorry pool
     server: RealServer
     address: Address
+    version: int  # of the addresses of the VIP
     check: Aimed
 
 
@@ -120,9 +124,15 @@ def uses(config: Config) -> Iterator[Use]:
         for service in vip.services:
             for version in versions(vip):
                 for pool, server, address in every_server_of(service, version):
-                    check = check_of(vip, service, server, address, pool)
+                    check = check_of(vip, service, server, address, version, pool)
                     yield Use(
-                        vip=vip, service=service, pool=pool, server=server, address=address, check=check
+                        vip=vip,
+                        service=service,
+                        pool=pool,
+                        server=server,
+                        address=address,
+                        version=version,
+                        check=check,
                     )
 
 
@@ -263,7 +273,7 @@ class Memo:
 
 def _asks_for_vip(check: Check | Rule[Leaf]) -> bool:
     each = leaves(check) if isinstance(check, Rule) else (check,)
-    return any(isinstance(one, Check) and isinstance(one.kind, TcpVipCheck) for one in each)
+    return any(isinstance(one, Check) and one.to_vip for one in each)
 
 
 def usual_weight(servers: Iterable[RealServer]) -> int:
@@ -291,11 +301,8 @@ def _members(vip: Vip, service: Service, version: int, memo: Memo) -> tuple[Memb
 def _of_pool(vip: Vip, service: Service, version: int, pool: Pool, memo: Memo) -> Iterator[Member]:
     usual = usual_weight(pool.servers)
     sorry = pool is service.sorry
-    aims: dict[int, Aimer] = {}  # by the version of the server's address
+    aim = aimer_of(vip.addresses, service, version, pool.check)
     for server, address in servers_of(service, version, pool):
-        aim = aims.get(address.version)
-        if aim is None:
-            aim = aims[address.version] = _aimer(vip, service, address.version, pool)
         port = server_port(service, server)
         up = ipvs.Destination(
             address=address,

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TypeAlias
 
 from anycast.core.health.compose import leaves
-from anycast.core.values.checks import AimedKind, BgpSession, IcmpCheck, NodeKind, TcpVipCheck
+from anycast.core.values.checks import AimedKind, BgpSession, IcmpCheck, NodeKind
 from anycast.core.values.configuration import (
     HERE,
     Address,
@@ -19,22 +19,30 @@ from anycast.core.values.configuration import (
     Part,
     Rule,
     Target,
+    Tunnel,
 )
 
 Aimer: TypeAlias = Callable[[Address, int], Aimed]
 """Takes the address and the port of a real server."""
 
 
-def aim(check: Check, address: Address = HERE, port: int = 0, vip: Address | None = None) -> Target:
+def aim(
+    check: Check,
+    address: Address = HERE,
+    port: int = 0,
+    vip: Address | None = None,
+    tunnel: Tunnel | None = None,
+) -> Target:
     """What the check looks at, used for a real server's address and port, or for the node."""
     own, fixed, check = _aim(check)
-    return Target(address=own or address, port=port if fixed is None else fixed, check=check, vip=vip)
+    port = port if fixed is None else fixed
+    return Target(address=own or address, port=port, check=check, vip=vip, tunnel=tunnel)
 
 
-def aimer(tree: Leaf | Rule[Leaf], vips: Sequence[Address] = ()) -> Aimer:
-    """Aims the tree at one real server after another. `vips`: as for `aimed`."""
-    if not isinstance(tree, Check) or isinstance(tree.kind, TcpVipCheck):
-        return lambda address, port: aimed(tree, address, port, vips)
+def aimer(tree: Leaf | Rule[Leaf], vips: Sequence[Address] = (), tunnel: Tunnel | None = None) -> Aimer:
+    """Aims the tree at one real server after another. `vips`, `tunnel`: as for `aimed`."""
+    if not isinstance(tree, Check) or tree.to_vip:
+        return lambda address, port: aimed(tree, address, port, vips, tunnel)
     own, fixed, check = _aim(tree)
 
     def at(address: Address, port: int) -> Aimed:
@@ -64,22 +72,28 @@ def _aim(check: Check) -> tuple[Address | None, int | None, Check]:
 
 
 def aimed(
-    tree: Leaf | Rule[Leaf], address: Address = HERE, port: int = 0, vips: Sequence[Address] = ()
+    tree: Leaf | Rule[Leaf],
+    address: Address = HERE,
+    port: int = 0,
+    vips: Sequence[Address] = (),
+    tunnel: Tunnel | None = None,
 ) -> Aimed:
     """The same tree with its checks aimed at a real server, or at what they name themselves.
 
-    `vips`: the addresses of the VIP that the real server serves. A check to the VIP must hold for each of them.
+    `vips`: the addresses of the VIP that the real server serves. A check to the VIP must hold for each of them; it goes
+    by `tunnel`, if there is one.
 
     A rule that is in the tree many times is one object in the result too.
     """
-    return _aimed(tree, address, port, vips, {})
+    return _aimed(tree, address, port, vips, tunnel, {})
 
 
-def _aimed(
+def _aimed(  # noqa: PLR0917
     tree: Leaf | Rule[Leaf],
     address: Address,
     port: int,
     vips: Sequence[Address],
+    tunnel: Tunnel | None,
     known: dict[int, Rule[Aim]],
 ) -> Aimed:
     """`known`: rules that have been aimed, by the identity of what they were made of."""
@@ -87,16 +101,20 @@ def _aimed(
         rule = known.get(id(tree))
         if rule is None:
             parts: tuple[Part[Aim], ...] = tuple(
-                Part(name=part.name, check=_aimed(part.check, address, port, vips, known), weight=part.weight)
+                Part(
+                    name=part.name,
+                    check=_aimed(part.check, address, port, vips, tunnel, known),
+                    weight=part.weight,
+                )
                 for part in tree.parts
             )
             rule = known[id(tree)] = Rule(needed=tree.needed, parts=parts)
         return rule
     if isinstance(tree, BgpSession):
         return tree
-    if not isinstance(tree.kind, TcpVipCheck) or not vips:
+    if not tree.to_vip or not vips:
         return aim(tree, address, port)
-    each = [aim(tree, address, port, vip) for vip in vips]
+    each = [aim(tree, address, port, vip, tunnel) for vip in vips]
     if len(each) == 1:
         return each[0]
     return Rule(needed=len(each), parts=tuple(Part(name=str(target.vip), check=target) for target in each))

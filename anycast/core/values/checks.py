@@ -109,16 +109,6 @@ class TcpQuietCheck(AimedKind):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TcpVipCheck(AimedKind):
-    """A completed TCP handshake with the VIP's address at the real server, which must hold it: direct routing."""
-
-    TYPE: ClassVar[str] = "tcp"
-    PROBE: ClassVar[str] = "vip"
-    port: int | None = None
-    quiet: float = 0.0  # how long the server must leave the connection open
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class IdleCheck(AimedKind):
     """A TCP connection that stays open is success. While it does, nothing else is asked of the server."""
 
@@ -410,7 +400,6 @@ class IpvsConnectionsCheck(NodeKind):
 KINDS: tuple[type[Kind], ...] = (
     TcpCheck,
     TcpQuietCheck,
-    TcpVipCheck,
     IdleCheck,
     HttpCheck,
     UdpCheck,

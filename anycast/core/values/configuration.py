@@ -136,6 +136,10 @@ class Check(_Hashed):
 
     kind: CheckKind
     address: Address | None = None
+    to_vip: bool = (
+        False  # it is aimed at the VIP's address at the real server, by the way of clients' packets
+    )
+    full_size: bool = True  # with `to_vip` by a tunnel: a packet of the largest size must pass too
     interval: of.Period = setting("From one probe's start to the next.", 2.0)
     fast_interval: of.Period = setting(
         "The interval while the state is changing. Default: 500ms, or `interval` if that is shorter.",
@@ -207,13 +211,14 @@ HERE = IPv4Address(0)
 class Target:
     """One thing that is probed, once, however many services depend on it.
 
-    `vip`: the address that is asked for at the real server, where the check wants that.
+    `vip`: the address that is asked for at the real server, where the check wants that. `tunnel`: by this tunnel.
     """
 
     address: Address
     port: int
     check: Check
     vip: Address | None = None
+    tunnel: Tunnel | None = None
     # A target is looked up with every outcome: its hash is worked out once.
     _hash: int = field(init=False, compare=False, repr=False)
 

@@ -28,6 +28,7 @@ from anycast.probes.sweep.response import (
 from anycast.probes.sweep.sockets import local_ports, refuse_itself
 from anycast.probes.tls import OVERHEAD, Channel, Proof, expiry_warning
 from anycast.probes.verdict import judge
+from anycast.probes.wire.connection import Sock
 from anycast.regex import RegexError, compiled
 from anycast.secrets import SecretError, ages
 
@@ -66,6 +67,7 @@ class Run(Generic[Owner]):
         "deadline",
         "family",
         "heard",
+        "host",
         "missing",
         "more",
         "moved",
@@ -86,6 +88,7 @@ class Run(Generic[Owner]):
         self.progress = progress
         self.target = target
         self.address = target.address
+        self.host = target.address if target.vip is None else target.vip  # by whose name it is asked
         # A number: an enumeration's hash is a call of Python, for each socket that is looked for.
         self.family = int(socket.AF_INET if target.address.version == 4 else socket.AF_INET6)
         self.peer = (str(target.address), port)
@@ -95,9 +98,11 @@ class Run(Generic[Owner]):
         self.more = 0  # events of which `proceed` has left a rest for another turn
         self._own_port = port in local_ports()
         # A completed handshake is all, and nobody looks on: the sweep sees by the event that it is well.
-        self.plain = type(self) is Run and not self._own_port and progress is _NOBODY
+        self.plain = (
+            type(self) is Run and not target.check.to_vip and not self._own_port and progress is _NOBODY
+        )
         # The sweep's own:
-        self.sock: socket.socket | None = None
+        self.sock: Sock | None = None
         self.polls = 0  # polls there had been when the socket was taken
         self.busy = False
         self.well = False  # it is OK, and to be reported with the others of the same look
@@ -116,11 +121,11 @@ class Run(Generic[Owner]):
     def released(self) -> None:
         """The connection has been given up. Between two runs thousands of targets must hold nothing of it."""
 
-    def resume(self, sock: socket.socket) -> bool:  # noqa: ARG002 - for kinds that keep connections
+    def resume(self, sock: Sock) -> bool:  # noqa: ARG002 - for kinds that keep connections
         """Whether the run goes on over the connection that was kept. Raises OSError, StaleError."""
         return False
 
-    def proceed(self, sock: socket.socket, events: int) -> Finding | None:
+    def proceed(self, sock: Sock, events: int) -> Finding | None:
         """Something happened to the socket. Raises StaleError, and whatever else is judged by `verdict`."""
         finding = self._connection(sock, events)
         if finding is OK:
@@ -129,7 +134,7 @@ class Run(Generic[Owner]):
             self.progress.say("handshake complete")
         return finding
 
-    def _connection(self, sock: socket.socket, events: int) -> Finding | None:
+    def _connection(self, sock: Sock, events: int) -> Finding | None:
         """OK: there is one. None: not yet. Raises OSError."""
         if events & _BROKEN:
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -185,7 +190,7 @@ class _HttpRun(Run[Owner]):
             name = server_name(kind)
         except ValueError as error:
             self._request = unformed(error)
-        self._name = kind.sni or name or literal(target.address)
+        self._name = kind.sni or name or literal(self.host)
         self._proof: Proof | None = None
         self._secure: Channel | None
         self._opened_at = 0.0
@@ -197,7 +202,7 @@ class _HttpRun(Run[Owner]):
 
     def _formed(self) -> bytes | Finding:
         try:
-            return request_of(self._kind, self.address, self.peer[1], close=not self._keep)
+            return request_of(self._kind, self.host, self.peer[1], close=not self._keep)
         except SecretError as error:
             return unusable(error)
         except (h11.LocalProtocolError, ValueError, TypeError) as error:
@@ -241,7 +246,7 @@ class _HttpRun(Run[Owner]):
             self._secure = Channel(self._tls, self._name, proof=self._proof)
         return None
 
-    def resume(self, sock: socket.socket) -> bool:
+    def resume(self, sock: Sock) -> bool:
         exchange = self._exchange
         if not self._whole and (exchange is None or not (exchange.reusable and exchange.ended)):
             return False
@@ -254,7 +259,7 @@ class _HttpRun(Run[Owner]):
         self._ask(sock)
         return True
 
-    def proceed(self, sock: socket.socket, events: int) -> Finding | None:
+    def proceed(self, sock: Sock, events: int) -> Finding | None:
         data = None
         try:
             if self._swift and self._found is None and self._exchange is None and not self._unsent:
@@ -287,7 +292,7 @@ class _HttpRun(Run[Owner]):
                 raise StaleError from error
             raise
 
-    def _proceed(self, sock: socket.socket, events: int, data: bytes | None) -> Finding | None:
+    def _proceed(self, sock: Sock, events: int, data: bytes | None) -> Finding | None:
         """`data`: what has been read already."""
         if not self._connected:
             finding = self._connection(sock, events)
@@ -309,7 +314,7 @@ class _HttpRun(Run[Owner]):
             self._read(sock, data, ending=bool(events & _ENDING))
         return self._found
 
-    def _ask(self, sock: socket.socket) -> None:
+    def _ask(self, sock: Sock) -> None:
         self.missing = "complete response head"
         if self.progress.tell is not None:
             self.progress.say("sending %s %s", self._kind.method, self._kind.path)
@@ -322,7 +327,7 @@ class _HttpRun(Run[Owner]):
             self._secure.seal(request)
             self._send(sock, self._secure.outgoing())
 
-    def _send(self, sock: socket.socket, data: bytes) -> None:
+    def _send(self, sock: Sock, data: bytes) -> None:
         if self._unsent:
             self._unsent += data
         elif data:
@@ -333,7 +338,7 @@ class _HttpRun(Run[Owner]):
             if sent < len(data):
                 self._unsent = data[sent:]
 
-    def _read(self, sock: socket.socket, data: bytes | None, *, ending: bool) -> None:
+    def _read(self, sock: Sock, data: bytes | None, *, ending: bool) -> None:
         """`data`: what has been read already."""
         # The poller tells of an edge once: what is there must be read to its end, if not in this turn.
         while True:
@@ -357,7 +362,7 @@ class _HttpRun(Run[Owner]):
                 return
             data = None
 
-    def _open(self, sock: socket.socket, secure: Channel, data: bytes) -> None:
+    def _open(self, sock: Sock, secure: Channel, data: bytes) -> None:
         self._received += len(data)
         if self._received > self._limit + OVERHEAD:
             raise PeerError(TOO_LONG if secure.done else "it sends more than the check reads")

@@ -13,6 +13,7 @@ import socket
 import struct
 from errno import ECONNREFUSED
 from pathlib import Path
+from typing import Any, Protocol
 
 __all__ = ["EDGES", "Sockets", "local_ports", "refuse_itself"]
 
@@ -26,6 +27,13 @@ _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _connect = ctypes.CDLL(None).connect
 _UNSPECIFIED = ctypes.create_string_buffer(16)  # a sockaddr of zeros: AF_UNSPEC is 0
 _SIZE = len(_UNSPECIFIED)
+
+
+class Named(Protocol):
+    """Something with the two ends of a connection."""
+
+    def getsockname(self) -> Any: ...
+    def getpeername(self) -> Any: ...
 
 
 class Sockets:
@@ -98,7 +106,7 @@ def local_ports() -> range:
     return range(low, high + 1)
 
 
-def refuse_itself(sock: socket.socket) -> None:
+def refuse_itself(sock: Named) -> None:
     """With nobody listening, TCP may pick the target's own port as the local one and shake hands with itself.
 
     Raises ConnectionRefusedError then, another OSError if the connection has gone meanwhile.

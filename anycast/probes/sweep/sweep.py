@@ -15,11 +15,13 @@ from typing import Generic, NamedTuple, TypeVar
 
 from anycast.core.health.phase import Fault, Outcome
 from anycast.probes import links
-from anycast.probes.finding import OK, Finding, fail, late, unknown
+from anycast.probes.finding import OK, Finding, Progress, fail, late, unknown, unusable
 from anycast.probes.sweep.agenda import Agenda
 from anycast.probes.sweep.runs import Run, StaleError
 from anycast.probes.sweep.sockets import Sockets
 from anycast.probes.verdict import judge, judged, tell
+from anycast.probes.wire.connection import Connection
+from anycast.probes.wire.wire import Wire, of_loop
 
 __all__ = ["TURN", "Room", "Sweep", "room"]
 
@@ -81,6 +83,7 @@ class Sweep(Generic[Owner]):
         self._poller = select.epoll()
         self._room = room(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._sockets = Sockets(self._poller, idle=self._room.idle)
+        self._wire: Wire | None = None  # there once a check takes the way of clients' packets
         self._live: dict[int, Run[Owner]] = {}  # by descriptor: runs under way, and connections that are kept
         self._polls = 0
         self._told: Iterator[tuple[int, int]] = iter(
@@ -138,11 +141,27 @@ class Sweep(Generic[Owner]):
             finding = run.begin()
             if finding is not None:
                 return finding
+            if run.target.check.to_vip:
+                self._connect_to_vip(run)
+                return None
         run.sock = sock = self._sockets.take(run.family, run.speaks)
         run.polls = self._polls
         self._live[sock.fileno()] = run
         code = sock.connect_ex(run.peer)
         return None if code in _CONNECTING else judge(OSError(code, ""))
+
+    def _connect_to_vip(self, run: Run[Owner]) -> None:
+        """By the way of clients' packets. Raises OSError, PeerError, UnusableError."""
+        wire = self._wire = self._wire or of_loop()
+
+        def happened(sock: Connection, events: int) -> None:
+            if run.sock is sock:
+                self.now = self._clock()
+                self._handle(run, events)
+
+        progress = Progress(tell=run.progress.tell)
+        run.sock = sock = Connection(wire, run.target, run.peer[1], happened, progress)
+        self._live[sock.fileno()] = run
 
     def _afresh(self, run: Run[Owner]) -> Finding | None:
         self._release(run)
@@ -153,6 +172,8 @@ class Sweep(Generic[Owner]):
 
     def settle(self, started: int) -> None:
         """So many runs have been started together: see to it that their events are seen."""
+        if self._wire is not None:
+            self._wire.settle(started)
         self.look()
         if self.running and self._glance is None:
             self._wait(started)
@@ -212,7 +233,7 @@ class Sweep(Generic[Owner]):
                         del live[fd]
                         run.well = True
                         well.append(run)
-                        give(sock, fd, run.family, False)
+                        give(sock, fd, run.family, False)  # type: ignore[arg-type]  # what is plain has one of the kernel
                     else:
                         self._handle(run, what)
                 if not seen % _GLIMPSE and clock() > until:
@@ -222,6 +243,8 @@ class Sweep(Generic[Owner]):
                 return seen
             polled = True
             self._polls += 1
+            if self._wire is not None:
+                seen += self._wire.look()
             events = self._poller.poll(0, _MOST)
             self._told = iter(events)
             self._more = len(events) == _MOST
@@ -305,7 +328,10 @@ class Sweep(Generic[Owner]):
         if sock is not None:
             fd = sock.fileno()
             del self._live[fd]
-            self._sockets.give(sock, fd, run.family, run.speaks)
+            if isinstance(sock, Connection):
+                sock.close()
+            else:
+                self._sockets.give(sock, fd, run.family, run.speaks)
             run.released()
 
     def _expire_at(self, at: float) -> None:
@@ -343,6 +369,11 @@ class Sweep(Generic[Owner]):
         # was found too late may have been one step of several.
         if seconds > _LATE or run.moved > run.deadline + _LATE_MOVE:
             return late(seconds)
+        if isinstance(run.sock, Connection) and not run.sock.connected:
+            missing, advice, ours = run.sock.lacking
+            if ours:
+                return unusable(f"no {missing} within {run.timeout} s", Fault.STALLED)
+            return fail(f"no {missing} within {run.timeout} s{advice}")
         return fail(f"no {run.missing} within {run.timeout} s")
 
     def cancel(self, run: Run[Owner]) -> None:

@@ -72,7 +72,8 @@ def test_every_key_of_every_kind_stands_in_the_full_example() -> None:
                 written.setdefault(here["type"], set()).update(here)
         elif isinstance(here, list):
             found += here
-    common = set(CHECKS["tcp"].model_fields) - {"to", "quiet"}
+    common = set(CHECKS["tcp"].model_fields) - {"quiet"}
+    assert {"to", "full_size"} <= written["tcp"]
     common |= {"headers_env", "token_env"}  # in a comment at the top
     written["tcp"] |= {"headers_env", "token_env"}
     for name, kind in CHECKS.items():
@@ -102,9 +103,9 @@ KINDS: list[tuple[str, CheckKind]] = [
     ("{type: tcp, quiet: 500ms}", kinds.TcpQuietCheck(quiet=0.5)),
     ("{type: tcp, quiet: 950ms}", kinds.TcpQuietCheck(quiet=0.95)),
     ("{type: tcp, timeout: 60ms, quiet: 30ms}", kinds.TcpQuietCheck(quiet=0.03)),
-    ("{type: tcp, to: vip}", kinds.TcpVipCheck()),
-    ("{type: tcp, to: vip, quiet: 500ms}", kinds.TcpVipCheck(quiet=0.5)),
-    ("{type: tcp, to: vip, port: 81}", kinds.TcpVipCheck(port=81)),
+    ("{type: tcp, to: vip}", TcpCheck()),
+    ("{type: tcp, to: vip, quiet: 500ms}", kinds.TcpQuietCheck(quiet=0.5)),
+    ("{type: http, to: vip, port: 81, full_size: false}", HttpCheck(tls=False, port=81)),
     ("{type: idle, port: 81}", kinds.IdleCheck(port=81)),
     ("{type: udp}", kinds.UdpCheck(quiet=0.2)),
     ("{type: udp, timeout: 100ms}", kinds.UdpCheck(quiet=0.05)),
@@ -509,16 +510,9 @@ def test_a_check_to_the_vip_can_be_a_part_of_a_rule() -> None:
             "- {port: 80, pool: web}",
             "- {port: 80, pool: web, forwarding: nat}",
             (
-                "f:15:43: vips.web.services[0].forwarding: with nat the real servers do not hold the VIP, and their "
-                "check is to: vip (write forwarding: dr, or the check without to: vip)"
-            ),
-        ),
-        (
-            "- {port: 443, pool: web,",
-            "- {port: 443, pool: web, forwarding: tunnel,",
-            (
-                "f:16:44: vips.web.services[1].forwarding: with tunnel the VIP is reachable only inside the tunnel, and "
-                "their check is to: vip (write forwarding: dr, or the check without to: vip)"
+                "f:15:43: vips.web.services[0].forwarding: with nat the VIP is in no packet that a real server gets, and "
+                "their check is to: vip: a check without it sends what IPVS would (write the check without to: vip, or "
+                "forwarding: dr or tunnel)"
             ),
         ),
         (
@@ -547,7 +541,7 @@ def test_where_a_check_to_the_vip_cannot_be_is_told_once(old: str, new: str, sai
 
 def test_a_check_to_the_vip_is_told_of_in_words() -> None:
     old, new = (loads(held("to: vip", to), hostname="lb1").config for to in ("to: server", "to: vip"))
-    assert changes(old, new) == ("vip web: service tcp/80 check tcp -> tcp to the VIP",)
+    assert changes(old, new) == ("vip web: service tcp/80 check to_vip false -> true",)
 
 
 WITHOUT_CONNECTION = "this check opens no connection that could stay open"

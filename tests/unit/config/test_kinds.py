@@ -29,9 +29,8 @@ def test_every_kind_can_be_written_and_is_run(kind: type[Kind]) -> None:
     if kind.PROBE == "sweep":
         return
     assert inspect.iscoroutinefunction(check_of(kind))
-    if kind is not kinds.TcpVipCheck:  # it needs the VIP too
-        names = [name.strip("_") for name in inspect.signature(check_of(kind)).parameters]
-        assert names == ["kind", "address", "port", "progress"]
+    names = [name.strip("_") for name in inspect.signature(check_of(kind)).parameters]
+    assert names == ["kind", "address", "port", "progress"]
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -46,6 +45,5 @@ def test_a_kind_has_the_settings_of_its_class_and_no_others(name: str) -> None:
 def test_a_name_is_told_as_the_configuration_writes_it() -> None:
     assert kinds.HttpCheck(tls=True).type == "https"
     assert kinds.HttpCheck(tls=False).type == "http"
-    assert kinds.TcpVipCheck().type == "tcp"
     assert kinds.SyslogCanaryCheck().type == "syslog"
     assert kinds.IpvsConnectionsCheck(max=1).type == "ipvs_connections"

@@ -8,11 +8,11 @@ from ipaddress import ip_address
 from anycast.core import events as ev
 from anycast.core.dataplane.ipvs import ServiceKey
 from anycast.core.health.phase import Outcome, Result
-from anycast.core.values.checks import TcpVipCheck
+from anycast.core.values.checks import TcpCheck
 from anycast.core.values.configuration import Address, Check, Target, Vip
 from tests.fakes import Node, up, vip
 
-HELD = Check(kind=TcpVipCheck(), rise=2, fall=2)
+HELD = Check(kind=TcpCheck(), to_vip=True, rise=2, fall=2)
 FIRST, SECOND = ip_address("192.0.2.1"), ip_address("192.0.2.2")
 
 

@@ -6,13 +6,12 @@ import asyncio
 import subprocess
 import sys
 from dataclasses import replace
-from ipaddress import ip_address
 
 import pytest
 
 from anycast.core.health.phase import Fault, Outcome
-from anycast.core.values.checks import TcpVipCheck
-from anycast.probes import vip
+from anycast.core.values.checks import BannerCheck, TcpCheck, TcpQuietCheck, UdpCheck
+from anycast.probes import banner
 from anycast.probes.finding import OK, Finding, Progress
 from anycast.probes.run import probe
 from tests.unit.probes.peers import target
@@ -128,8 +127,8 @@ def test_a_wait_for_the_node_itself_that_is_too_long_proves_nothing(monkeypatch:
         await asyncio.sleep(30)
         return OK
 
-    monkeypatch.setattr(vip, "check", check)
-    aimed = replace(target(TcpVipCheck(), 80, timeout=0.05), vip=ip_address("192.0.2.1"))
+    monkeypatch.setattr(banner, "check", check)
+    aimed = target(BannerCheck(steps=()), 80, timeout=0.05)
     result = asyncio.run(probe(aimed))
     assert (result.outcome, result.fault, result.detail) == (
         Outcome.UNKNOWN,
@@ -139,4 +138,7 @@ def test_a_wait_for_the_node_itself_that_is_too_long_proves_nothing(monkeypatch:
 
 
 def test_a_check_to_the_vip_without_one_says_so() -> None:
-    assert "it is aimed at no VIP" in asyncio.run(probe(target(TcpVipCheck(), 80))).detail
+    for kind in (TcpCheck(), TcpQuietCheck(quiet=0.1), UdpCheck()):
+        aimed = target(kind, 80)
+        result = asyncio.run(probe(replace(aimed, check=replace(aimed.check, to_vip=True))))
+        assert "it is aimed at no VIP" in result.detail

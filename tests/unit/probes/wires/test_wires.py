@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from anycast.core.health.phase import Fault, Outcome
-from anycast.core.values.checks import DnsCheck, HttpCheck, IdleCheck, TcpVipCheck, UdpCheck
+from anycast.core.values.checks import DnsCheck, HttpCheck, IdleCheck, UdpCheck
 from anycast.core.values.configuration import Check, CheckKind, Target, TcpCheck
 from anycast.probes.finding import OK, Finding
 from anycast.probes.wires.wires import State, Wire, Wires, is_wanted
@@ -82,7 +82,6 @@ async def moments() -> None:
         (DnsCheck(name="a.example", transport="tcp"), True),
         (DnsCheck(name="a.example"), False),
         (UdpCheck(), False),
-        (TcpVipCheck(), False),
         (IdleCheck(), True),
     ],
 )
