@@ -20,7 +20,8 @@ from anycast.core.values.described import Doc, Percent, setting
 class Kind:
     """A kind of check. `TYPE`: its name in the configuration, and of the module of `anycast.probes` that runs it.
 
-    `PROBE`: that module, or the function in it, where the name is another one. "sweep": many of them are run at once.
+    `PROBE`: that module, or the function in it, where the name is another one. "sweep", "programs": many of them are run
+    at once.
 
     `CONNECTS`: over TCP, to the server's own address.
     """
@@ -313,6 +314,7 @@ class CommandCheck(Kind):
     """A program that exits with 0 is success. It finds ANYCAST_ADDRESS and ANYCAST_PORT in its environment."""
 
     TYPE: ClassVar[str] = "command"
+    PROBE: ClassVar[str] = "programs"
     argv: Annotated[
         tuple[of.Argument, ...],
         Doc(
