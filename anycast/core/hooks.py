@@ -95,6 +95,8 @@ EVENTS: tuple[str, ...] = (
     "starts.damaged",
     "starts.not_saved",
     "state.shared",
+    "tripwire.given_up",
+    "tripwire.learned",
     "turn.asked",
     "turn.gave_way",
     "turn.given_up",

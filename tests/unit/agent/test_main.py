@@ -185,7 +185,7 @@ def test_it_is_ready_as_soon_as_it_listens_and_waits_for_no_turn_of_the_engine(t
     text = CONFIG.replace("vips:", "timing: {{lease_ttl: 30s, reconcile: 60s}}\nvips:")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(10)
+        manager.settimeout(20)
         argv = [sys.executable, "-m", "lab.memory_agent", "--unchecked", "agent", "--config"]
         with subprocess.Popen(
             [*argv, str(configure(tmp_path, text, port=free_port()))],

@@ -123,14 +123,14 @@ EDITS: list[tuple[str, str, tuple[str, ...]]] = [
     (
         "      - {name: rs3,",
         "      - {name: rs5, addresses: [10.9.2.5]}\n      - {name: rs3,",
-        ("pool web: server rs5 added", "pool web: about 25 % of the flows will go to other real servers"),
+        ("pool web: server rs5 added", "pool web: about 21 % of the flows will go to other real servers"),
     ),
     (
         "      - 10.9.2.1 ",
         "      # ",
         (
             "pool web: server 10.9.2.1 removed",
-            "pool web: less than 0.1 % of the flows of the real servers that stay will go to other real servers",
+            "pool web: about 0.3 % of the flows of the real servers that stay will go to other real servers",
         ),
     ),
     ("quiet_rate: 1 ", "quiet_rate: 50 ", ("timing: quiet_rate 1 -> 50",)),
