@@ -100,8 +100,8 @@ def test_dead_real_servers_are_stood_in_for_and_everything_is_as_before_once_the
 def test_one_node_that_alone_has_lost_the_real_servers_gives_its_clients_to_the_others(site: Site) -> None:
     with_sorry(site)
     with site.edit("lb1") as config:
-        config["pools"]["web"]["check"]["path"] = "/nowhere"
-        config["vips"]["web"]["services"][1]["check"]["path"] = "/nowhere"
+        for check in (config["pools"]["web"]["check"], config["vips"]["web"]["services"][1]["check"]):
+            check["port"] = 81  # nobody listens there
     site.reload("lb1")
     stands(site, "lb1", "sorry")
     site.routed(["lb2", "lb3"])
