@@ -359,14 +359,14 @@ def _network(value: Any) -> IPv4Network | IPv6Network:
     do = "write one, as in 192.0.2.0/24 or 2001:db8:53::/48"
     if not isinstance(value, str):
         raise unlike(value, "a prefix", do)
-    if "/" not in value:
-        raise wrong(f"{shown(value)} has no length", do)
     try:
-        if not _PREFIX.fullmatch(value):
+        if "/" in value and not _PREFIX.fullmatch(value):
             raise ValueError(value)
         network = ip_network(value, strict=False)
     except ValueError:
         raise unlike(value, "a prefix", do) from None
+    if "/" not in value:
+        raise wrong(f"{shown(value)} has no length", do)
     if network.network_address != ip_address(value.rpartition("/")[0]):
         raise wrong(f"{shown(value)} has bits behind its length", f"write {network}")
     if network.prefixlen < _LEAST[network.version]:

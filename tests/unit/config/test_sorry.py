@@ -113,6 +113,11 @@ def test_what_cannot_stand_in_is_refused(lines: tuple[str, ...], problem: str) -
     assert any(one.startswith(problem) for one in problems(*lines)), problems(*lines)
 
 
+def test_with_dh_one_server_alone_is_advised_without_a_sorry_pool() -> None:
+    (problem,) = problems(*WEB, "scheduler: dh", "sorry: page")
+    assert problem.endswith("(write mh, or one server and no sorry)")
+
+
 def test_it_must_fit_the_forwarding_and_the_families_of_the_vip() -> None:
     (port,) = problems(*WEB, "sorry: ported")
     assert port.startswith("servers.0.port") or "listens on 8080" in port
