@@ -80,6 +80,10 @@ def test_all_its_servers_count_for_what_a_node_carries_and_none_for_a_quorum() -
             "sorry: there is no pool named 'pag'",
         ),
         (
+            (*WEB, "sorry: [10.9.3.1]"),
+            "sorry: a list is not the name of a pool (write one that stands under pools)",
+        ),
+        (
             (*WEB, "sorry: same"),
             "sorry: 10.9.2.2 of pools.same is a real server of this service, at vips.web.servers[1]",
         ),
