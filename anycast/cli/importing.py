@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -50,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         _show(report, sys.stdout if to_file and not refused else sys.stderr)
         for warning in done.warnings:
-            print(warning.as_warning(), file=sys.stderr)
+            told = replace(warning, mark=replace(warning.mark, file=str(args.output))) if to_file else warning
+            print(told.as_warning(), file=sys.stderr)
     if refused:
         lines = "1 line" if impossible == 1 else f"{impossible:,} lines"
         return _refused(f"nothing is written, for {lines} cannot be carried over (or leave --strict out)")

@@ -404,7 +404,9 @@ def _refuse_vip(name: str, check: Aimed) -> None:
     for _, leaf in _leaves(name, check):
         if not isinstance(leaf, BgpSession) and leaf.check.to_vip:
             what = "a check with to: vip needs a VIP, and only the configuration has one"
-            raise _UsageError(f"{what} (write the name of the check, of a real server or of a VIP)")
+            raise _UsageError(
+                f"{what} (write the name of the check, of a real server or of a VIP, without --at)"
+            )
 
 
 def _moved(tree: Tree, port: int | None) -> Tree:

@@ -768,7 +768,8 @@ class Vips(Assembler):
                 f"dh chooses by the VIP's address: all clients get the same one of {count} servers{with_sorry}, and none "
                 "while that one is down or drained"
             )
-            self._say(use.at("scheduler"), what, "write mh, or one server")
+            do = "write mh, or one server and no sorry" if use.sorry else "write mh, or one server"
+            self._say(use.at("scheduler"), what, do)
 
     def _one_each(self, use: _Use, pool: Pool, port: int) -> None:
         """The same address with the service's port written and not written is the same real server."""

@@ -173,7 +173,9 @@ _MEANT: Mapping[str, tuple[str, ...]] = {
     "extcommunities": ("extended_communities",),
     "peer_as": ("remote_as",),
     "peer_asn": ("remote_as",),
+    "network": ("announce",),
     "peers": ("neighbors",),
+    "prefix": ("announce",),
     "panic_threshold": ("when_unhealthy",),
     "prepend": ("as_path_prepend",),
     "qname": ("name",),
@@ -192,9 +194,13 @@ _MEANT: Mapping[str, tuple[str, ...]] = {
 }
 """Keys by what other programs, or people, call the same. Only one that is known at the place is proposed."""
 
+_SORRY = Advice(
+    "servers that stand in are a pool, and sorry is its name (examples/sorry.yaml)",
+    "sorry: page",
+)
 _NO_BACKUP = Advice(
-    "IPVS has no backup servers; for a node that only takes over write role: backup beside the VIP's address "
-    "(examples/primary-backup.yaml)",
+    "a server that stands in is in a pool, which sorry of the VIP names (examples/sorry.yaml); for a node that only "
+    "takes over write role: backup beside the VIP's address (examples/primary-backup.yaml)",
     "role: backup",
 )
 _OF_A_VIP = "a route belongs to the VIP: write {} there, beside address"
@@ -212,9 +218,11 @@ _EXPLAINED: Mapping[str, Advice] = {
     ),
     "when_unhealthy": Advice(_OF_A_VIP.format("when_unhealthy"), "when_unhealthy: last_resort"),
     "med": Advice(_OF_A_VIP.format("med"), "med: 200"),
-    "sorry_server": _NO_BACKUP,
+    "fallback": _SORRY,
+    "sorry_server": _SORRY,
     "tripwire": Advice(
-        "this check opens no connection that could stay open (an idle check is a tripwire by itself): remove it",
+        "remove it: an idle check is a tripwire by itself, and without TCP there is no connection that could stay open; "
+        "or write a check over TCP",
         "check: {type: tcp, tripwire: true}",
     ),
     "token": Advice(

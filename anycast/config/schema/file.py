@@ -541,7 +541,7 @@ class Serving(Part):
         "or with mh and `flags: [mh-fallback]`. The check needs a port of its own, or is a command (ANYCAST_PORT is "
         "0 for it). VIPs of one address family cannot share a mark."
     )
-    pool: of.Name | None = entry("A name from `pools`.")
+    pool: of.PoolName | None = entry("A name from `pools`.")
     check: CheckReference | None = entry("Overrides the pool's check here. A name from `checks`, or a check.")
     scheduler: Annotated[Scheduler, choice(list(Scheduler), Scheduler, also={"maglev": Scheduler.MH})] = (
         entry(
@@ -587,7 +587,7 @@ class Serving(Part):
     quorum: Annotated[Quorum, or_text(of.QUORUM_NUMBER.schema)] = entry(
         "How many usable real servers the VIP needs. A number or a share alone is `low`.", Quorum()
     )
-    sorry: of.Name | None = entry(
+    sorry: of.PoolName | None = entry(
         "A name from `pools`: who gets new clients while the quorum of the service is lost, and no real server does. The route "
         "stays then, worse than that of a node that has the quorum. It has the pool's own check, and is no capacity. Its "
         "servers stand in the kernel's table with weight 0 otherwise."

@@ -117,7 +117,8 @@ def pattern(noun: str, pattern: str, do: str, first: Callable[[str], str] = str)
 
     def parse(value: Any) -> str:
         if not isinstance(value, str):
-            raise unlike(value, noun, f"{do}; in quotes, for it must be text")
+            quoted = "" if isinstance(value, (list, dict)) else "; in quotes, for it must be text"
+            raise unlike(value, noun, do + quoted)
         if not compiled.match(first(value)):
             raise unlike(value, noun, do)
         return first(value)
@@ -359,14 +360,14 @@ def _network(value: Any) -> IPv4Network | IPv6Network:
     do = "write one, as in 192.0.2.0/24 or 2001:db8:53::/48"
     if not isinstance(value, str):
         raise unlike(value, "a prefix", do)
-    if "/" not in value:
-        raise wrong(f"{shown(value)} has no length", do)
     try:
-        if not _PREFIX.fullmatch(value):
+        if "/" in value and not _PREFIX.fullmatch(value):
             raise ValueError(value)
         network = ip_network(value, strict=False)
     except ValueError:
         raise unlike(value, "a prefix", do) from None
+    if "/" not in value:
+        raise wrong(f"{shown(value)} has no length", do)
     if network.network_address != ip_address(value.rpartition("/")[0]):
         raise wrong(f"{shown(value)} has bits behind its length", f"write {network}")
     if network.prefixlen < _LEAST[network.version]:
@@ -1048,6 +1049,10 @@ ViewMark = Annotated[int, whole("a number of a large community", 0, 2**32 - 1)]
 Period = Annotated[float, duration(0.01, 3600)]
 PERSISTENCE_TIMEOUT = seconds(1, DAY)
 PersistenceTimeout = Annotated[int, PERSISTENCE_TIMEOUT]
+PoolName = Annotated[
+    str,
+    pattern("the name of a pool", r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", "write one that stands under pools"),
+]
 Port = Annotated[int, _port]
 PORTS_ALONE = _ports.schema
 PortSet = Annotated[Ports, _ports]

@@ -270,7 +270,7 @@ def test_a_check_to_the_vip_is_run_where_it_is_used(capsys: pytest.CaptureFixtur
 def test_a_check_to_the_vip_cannot_be_run_without_one(capsys: pytest.CaptureFixture[str]) -> None:
     for more in ([], ["--at", "127.0.0.1:1"]):
         code, said = probe(capsys, "{type: tcp, to: vip}", *more)
-        assert (code, "needs a VIP" in said) == (2, True), said
+        assert (code, "of a real server or of a VIP, without --at)" in said) == (2, True), said
 
 
 def test_a_pool_is_probed_service_by_service_and_summed_up(

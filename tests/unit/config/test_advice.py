@@ -133,7 +133,7 @@ def test_lines_are_found_by_the_end_of_the_path(path: tuple[str | int, ...], lin
         ),
         (
             "vips: {w: {address: 192.0.2.1, port: 80, servers: [10.9.2.1], backup: b}}",
-            "IPVS has no backup servers",
+            "a server that stands in is in a pool, which sorry of the VIP names",
             "role: backup",
         ),
         (
@@ -151,6 +151,8 @@ def test_lines_are_found_by_the_end_of_the_path(path: tuple[str | int, ...], lin
         *(
             (f"vips: {{w: {{address: 192.0.2.1, port: 80, servers: [10.9.2.1], {key}}}}}", do, lines)
             for key, do, lines in (
+                ("fallback: page", "servers that stand in are a pool, and sorry is its name", "sorry: page"),
+                ("prefix: 192.0.2.0/24", "did you mean announce?", "announce: 192.0.2.0/24"),
                 ("export: [a]", "what a router gets stands with the router", "export: [web"),
                 ("view: true", "what the routers send back belongs to bgp", "bgp: {view: true}"),
                 ("weight: 3", "a weight belongs to a real server; the node's own", "bgp: {weight: 3}"),

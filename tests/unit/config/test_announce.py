@@ -70,6 +70,7 @@ def test_a_host_route_that_is_written_is_what_there_is_without_it() -> None:
         ("address: 192.0.2.53, announce: 192.0.2.53", "has no length"),
         ("address: 192.0.2.53, announce: 192.0.0.0/7", "is wider than /8"),
         ("address: 192.0.2.53, announce: nonsense/24", "is not a prefix"),
+        ("address: 192.0.2.53, announce: nonsense", "is not a prefix"),
         ("address: 192.0.2.53, announce: 192.0.2.0/255.255.255.0", "is not a prefix"),
         ("address: 'fe80::1', announce: 'fe80::%eth0/64'", "is not a prefix"),
         (f"address: 192.0.2.53, announce: [{', '.join(['192.0.2.0/24'] * 65)}]", "these are 65 prefixes (write 64 at most"),

@@ -544,7 +544,7 @@ def test_a_check_to_the_vip_is_told_of_in_words() -> None:
     assert changes(old, new) == ("vip web: service tcp/80 check to_vip false -> true",)
 
 
-WITHOUT_CONNECTION = "this check opens no connection that could stay open"
+WITHOUT_CONNECTION = "without TCP there is no connection that could stay open"
 NO_TRIPWIRE = [
     ("{type: udp, tripwire: true}", WITHOUT_CONNECTION),
     ("{type: icmp, tripwire: true}", WITHOUT_CONNECTION),

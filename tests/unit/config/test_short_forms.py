@@ -439,7 +439,7 @@ def test_gue_comes_at_its_own_port() -> None:
         ("hooks: {a: {argv: [/bin/true], events: [vip.down]}}", "write vip.verdict_changed"),
         ("hooks: {a: {argv: [/bin/true], events: all}}", "write the kinds, as in"),
         ("hooks: {a: {url: 'https://a/', token: x}}", "name the file that holds it"),
-        (WEB % "sorry_server: 10.9.2.9", "IPVS has no backup servers"),
+        (WEB % "sorry_server: 10.9.2.9", "sorry is its name"),
         (WEB % "check: smtp", "{type: banner"),
         (WEB % "check: {type: ping}", "write {type: icmp}"),
         (WEB % "weights: [1, 2]", "a weight belongs to a server"),

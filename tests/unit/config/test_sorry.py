@@ -80,6 +80,10 @@ def test_all_its_servers_count_for_what_a_node_carries_and_none_for_a_quorum() -
             "sorry: there is no pool named 'pag'",
         ),
         (
+            (*WEB, "sorry: [10.9.3.1]"),
+            "sorry: a list is not the name of a pool (write one that stands under pools)",
+        ),
+        (
             (*WEB, "sorry: same"),
             "sorry: 10.9.2.2 of pools.same is a real server of this service, at vips.web.servers[1]",
         ),
@@ -111,6 +115,11 @@ def test_all_its_servers_count_for_what_a_node_carries_and_none_for_a_quorum() -
 )
 def test_what_cannot_stand_in_is_refused(lines: tuple[str, ...], problem: str) -> None:
     assert any(one.startswith(problem) for one in problems(*lines)), problems(*lines)
+
+
+def test_with_dh_one_server_alone_is_advised_without_a_sorry_pool() -> None:
+    (problem,) = problems(*WEB, "scheduler: dh", "sorry: page")
+    assert problem.endswith("(write mh, or one server and no sorry)")
 
 
 def test_it_must_fit_the_forwarding_and_the_families_of_the_vip() -> None:
