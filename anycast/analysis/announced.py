@@ -72,20 +72,22 @@ def _unlike(prefix: Prefix, shared: Shared, vips: Mapping[str, Vip], bgp: Bgp) -
     """One route has one set of attributes."""
     first, *others = shared.vips
     for name in others:
-        if differs := _differs(prefix, vips[first], vips[name], bgp):
-            what = f"{first} announces {prefix} too, which is one route, and {differs} is another there"
+        if differs := list(_differs(prefix, vips[first], vips[name], bgp)):
+            told = f"{' and '.join(differs)} {'is' if len(differs) == 1 else 'are'}"
+            what = f"{first} announces {prefix} too, which is one route, and {told} another there"
             yield ("vips", name, "announce"), what, "write the same at both"
 
 
-def _differs(prefix: Prefix, one: Vip, other: Vip, bgp: Bgp) -> str:
+def _differs(prefix: Prefix, one: Vip, other: Vip, bgp: Bgp) -> Iterator[str]:
     if _needs(prefix, one) is not _needs(prefix, other):
-        return "needs"
-    if names := [name for name in _ALIKE if getattr(one, name) != getattr(other, name)]:
-        return names[0]
+        yield "needs"
+    for name in _ALIKE:
+        if getattr(one, name) != getattr(other, name):
+            yield name
     for neighbor in (each for each in bgp.neighbors if each.export is not None):
         if export_of(neighbor.export, one.name) != export_of(neighbor.export, other.name):
-            return f"what the neighbor {neighbor.address} gets (export)"
-    return ""
+            yield f"what the neighbor {neighbor.address} gets (export)"
+            return
 
 
 def _needs(prefix: Prefix, vip: Vip) -> Needs:
@@ -139,7 +141,8 @@ def _inside(config: Config, around: _Around) -> Iterator[tuple[Prefix, str, str,
         (server.name, address): None
         for vip in config.vips
         for service in vip.services
-        for server in service.pool.servers
+        for pool in service.pools
+        for server in pool.servers
         for address in server.addresses
     }
     for name, address in servers:

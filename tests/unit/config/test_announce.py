@@ -100,11 +100,12 @@ def test_a_next_hop_in_it_is_refused() -> None:
         ("announce: 192.0.2.0/24, med: 7", "med"),
         ("announce: 192.0.2.0/24, role: backup", "role"),
         ("announce: 192.0.2.0/24, communities: ['65000:1']", "communities"),
+        ("announce: {prefix: 192.0.2.0/24, needs: all}, med: 7, role: backup", "needs and role and med"),
     ],
 )
 def test_vips_that_share_one_must_agree(second: str, differs: str) -> None:
     (found,) = problems("address: 192.0.2.53, announce: 192.0.2.0/24", f"address: 192.0.2.54, {second}")
-    assert f"ns1 announces 192.0.2.0/24 too, which is one route, and {differs} is another there" in found
+    assert f"ns1 announces 192.0.2.0/24 too, which is one route, and {differs} " in found
     assert "vips.ns2.announce" in found
 
 
@@ -146,6 +147,12 @@ def test_a_real_server_in_it_is_told() -> None:
     file = f"{BGP}vips: {{web: {{address: 192.0.2.1, announce: 192.0.2.0/24, port: 80, servers: [192.0.2.9]}}}}\n"
     (found,) = [str(one) for one in loads(file, hostname="lb1").warnings]
     assert "the real server 192.0.2.9 is in 192.0.2.0/24" in found
+
+
+def test_a_server_of_a_sorry_pool_in_it_is_told_too() -> None:
+    web = "{address: 192.0.2.1, announce: 192.0.2.0/24, port: 80, servers: [10.9.2.1], sorry: page}"
+    file = f"{BGP}pools: {{page: {{check: {{type: tcp, port: 80}}, servers: [192.0.2.9]}}}}\nvips: {{web: {web}}}\n"
+    assert any("the real server 192.0.2.9 is in" in str(one) for one in loads(file, hostname="lb1").warnings)
 
 
 def test_a_reload_says_what_is_announced_otherwise() -> None:
