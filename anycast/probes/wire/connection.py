@@ -40,6 +40,7 @@ class Connection:
         "_acknowledged",
         "_address",
         "_connected",
+        "_crowded",
         "_ended",
         "_ends",
         "_error",
@@ -105,6 +106,7 @@ class Connection:
         self._next = self._acknowledged = wire.number()  # of ours
         self._theirs = 0  # the number that is expected
         self._window = 0
+        self._crowded = False  # the owner has more to send than there was room for
         self._mss = of.MSS[vip.version]
         self._unsure: deque[tuple[int, int, bytes]] = (
             deque()
@@ -162,13 +164,11 @@ class Connection:
         if self._error is not None:
             raise self._error
         sent = 0
-        while sent < len(data) and len(self._unsure) < _FLIGHT:
-            room = self._window - ((self._next - self._acknowledged) & _MOST)
-            some = data[sent : sent + min(self._mss, room)] if room > 0 else b""
-            if not some:
-                break
+        while sent < len(data) and self._has_room:
+            some = data[sent : sent + min(self._mss, self._room)]
             self._put(of.ACK | of.PUSH, some)
             sent += len(some)
+        self._crowded = sent < len(data)
         if not sent:
             raise BlockingIOError
         return sent
@@ -308,6 +308,9 @@ class Connection:
         elif flags & of.ACK:
             self._credit(acknowledged, window)
         events = self._data(number, flags, payload)
+        if self._crowded and self._has_room:
+            self._crowded = False
+            events |= select.EPOLLOUT
         if self._size and not events and flags & of.ACK and not payload:
             self._carried()
         elif events:
@@ -352,7 +355,6 @@ class Connection:
         self._window = window
         if not 0 < (acknowledged - self._acknowledged) & _MOST <= (self._next - self._acknowledged) & _MOST:
             return
-        full = len(self._unsure) >= _FLIGHT
         self._acknowledged = acknowledged
         while self._unsure:
             number, flags, payload = self._unsure[0]
@@ -363,8 +365,15 @@ class Connection:
         if self._unsure:
             self._resends = 0
             self._later()
-        if full and self._connected:
-            self._notify(self, select.EPOLLOUT)
+
+    @property
+    def _room(self) -> int:
+        """Bytes that the peer takes now."""
+        return self._window - ((self._next - self._acknowledged) & _MOST)
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._unsure) < _FLIGHT and self._room > 0
 
     def _data(self, number: int, flags: int, payload: bytes) -> int:
         """Take in what is new of a segment. The events that follow."""

@@ -181,6 +181,12 @@ def test_a_window_that_is_shut_is_waited_for() -> None:
     assert peer.connection.send(b"abc") == 2
     with pytest.raises(BlockingIOError):
         peer.connection.send(b"c")
+    peer.events.clear()
+    peer.data(b"", flags=ACK)  # it tells of its window, and acknowledges nothing new
+    assert peer.events == [select.EPOLLOUT]
+    assert peer.connection.send(b"c") == 1
+    peer.data(b"", flags=ACK)
+    assert peer.events == [select.EPOLLOUT]  # nobody waits for more
 
 
 def told(kind: str, *, server: bytes = SERVER.packed, mtu: int = 0) -> Error:
