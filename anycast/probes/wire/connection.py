@@ -28,6 +28,7 @@ _RESEND = (0.25, 0.5)  # of the timeout
 _ASK = 0.5  # of the timeout: then it is found out why nothing comes
 _FLIGHT = 10  # segments that are sent before one is acknowledged
 _MOST = 0xFFFFFFFF
+_SENT = 0xFFFF  # numbers before the next one, of which packets may be under way
 _PROVEN = 10.0  # seconds for which a packet of the full size need not be sent again
 _NAMES = {"protocol": "protocol unreachable", "port": "port unreachable"}
 
@@ -459,6 +460,12 @@ class Connection:
             )
 
     def told(self, error: Error) -> None:
+        # Anybody can send an error, and there are few ports to try: one that quotes what was never sent is no error.
+        if error.number is None or (self._next - error.number) & _MOST <= _SENT:
+            self.heard_of(error)
+
+    def heard_of(self, error: Error) -> None:
+        """An error about a packet that was sent."""
         if not self._open or self._error is not None:
             return
         self._progress.say("ICMP: %s, says %s", _NAMES.get(error.kind, error.kind), ip_address(error.by))
@@ -537,8 +544,8 @@ class _Knock:
             self._owner.knocked()
 
     def told(self, error: Error) -> None:
-        if error.server:
-            self._owner.told(error)
+        if error.server and error.number in (None, self._number):
+            self._owner.heard_of(error)
 
     def concerns(self, server: bytes) -> bool:  # noqa: ARG002 - it waits for no more than an answer
         return False

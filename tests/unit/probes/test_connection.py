@@ -215,6 +215,18 @@ def test_an_error_of_icmp_says_what_is_wrong(error: Error, said: str) -> None:
     assert str(caught.value) == said
 
 
+@pytest.mark.parametrize("number", [1, -70000, 1 << 31])
+def test_an_error_about_a_segment_that_was_never_sent_is_none(number: int) -> None:
+    peer = Peer()
+    forged = told("other")._replace(number=(peer.connection._next + number) & 0xFFFFFFFF)
+    peer.connection.told(forged)
+    with pytest.raises(BlockingIOError):
+        peer.connection.recv(1)
+    peer.connection.told(forged._replace(number=peer.first))
+    with pytest.raises(PeerError):
+        peer.connection.recv(1)
+
+
 actions = st.lists(
     st.tuples(
         st.integers(0, 63),
