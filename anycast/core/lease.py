@@ -35,12 +35,17 @@ def withdrawal(state: State, prefixes: Iterable[Prefix], now: float) -> Withdraw
     )
 
 
-def held_back(state: State, name: str) -> bool:
-    """Whether a prefix of the VIP is not announced though the VIP might be: others that share it are against it."""
-    known, routes = state.index.vips[name], state.lease.routes
+def held_to(state: State, name: str) -> Holding:
+    """What becomes at worst of the prefixes that the VIP shares, by what all that share them say. YES: of none anything worse."""
+    known, routes, shared = state.index.vips[name], state.lease.routes, state.index.shared
     if routes is None or not known.vip.announce:
-        return False
-    return any(one in state.index.shared and one not in routes for one in known.prefixes.values())
+        return Holding.YES
+    said = (
+        holding(shared[one].needs, state.lease.tallies.get(one, NOBODY)) if one in routes else Holding.NO
+        for one in known.prefixes.values()
+        if one in shared
+    )
+    return min(said, default=Holding.YES)
 
 
 def stayed(before: State, state: State, now: float) -> State:
