@@ -7,6 +7,7 @@ amount. What is lost is sent again twice within a check's timeout.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import socket
 from collections import deque
@@ -297,6 +298,8 @@ class Connection:
         if not self._accepted:
             if flags & of.ACK and acknowledged == self._next:
                 self._answered(number, flags, window, options)
+            elif flags & of.ACK and not flags & of.RST:
+                self._reset_old(acknowledged)
             return
         if flags & of.RST:
             # One of a socket that has seen our ACK has no number of ours to acknowledge.
@@ -321,6 +324,12 @@ class Connection:
                 self._notify(self, events | select.EPOLLOUT)  # as an edge of epoll's says
         if self._owed and self._open:
             self._acknowledge()
+
+    def _reset_old(self, number: int) -> None:
+        """The server has a connection from before by our port, whose end was lost: without this it takes no new one."""
+        self._progress.say("answer within an older connection: RST sent")
+        with contextlib.suppress(OSError):
+            self._way.send(self._ends.tcp((self.own, self._port), (number, 0), of.RST))
 
     def _answered(self, number: int, flags: int, window: int, options: bytes) -> None:
         if flags & of.RST:

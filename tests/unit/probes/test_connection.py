@@ -174,6 +174,19 @@ def test_an_answer_to_another_syn_is_none(acknowledged: int) -> None:
     assert peer.events == []
 
 
+def test_a_connection_that_the_server_has_left_from_before_is_reset_so_that_the_next_syn_opens_one() -> None:
+    peer = Peer()
+    peer.says(ACK, 50, 12345)  # as TCP answers a SYN within one that it has
+    assert (peer.last.flags, peer.last.number) == (RST, 12345)
+    peer.says(RST | ACK, 50, 12345)
+    assert peer.events == []
+    assert len(peer.wire.sent) == 2  # a reset is not answered
+    peer.wire.pass_time(0.3)
+    assert peer.last.flags == SYN
+    peer.accept()
+    assert peer.events == [select.EPOLLOUT]
+
+
 def test_a_window_that_is_shut_is_waited_for() -> None:
     peer = Peer()
     peer.accept()
