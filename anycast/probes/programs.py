@@ -337,7 +337,7 @@ class Programs(Generic[Owner]):
             deadlines.take(at)
             if run.busy and run.deadline == at:
                 self._over(run, now)
-        if first is not None and self._alarm is None:
+        if first is not None and (self._alarm is None or first[0] < self._alarm.when()):
             self._ring_at(first[0])
         self.settle()
 

@@ -220,6 +220,27 @@ def test_a_forker_that_ends_takes_nothing_with_it_and_another_is_started(
     play(story())
 
 
+def test_a_program_that_is_being_killed_makes_no_other_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "KILL_GRACE", 1000.0)
+
+    async def story() -> None:
+        stage = Stage()
+        first, second = run_of("a", timeout=0.01), run_of("b", timeout=30.0)
+        stage.start(first, second)
+        stage.say("ready")
+        stage.say("started", 1, os.getpid())
+        assert len(await stage.asked()) == 2
+        assert await stage.asked() == [[1]]
+        alarm = stage.programs._alarm
+        assert alarm is not None
+        assert alarm.when() <= second.deadline
+        stage.say("ended", 1, os.getpid(), -9, None, "")
+        await stage.found.get()
+        await stage.close()
+
+    play(story())
+
+
 def test_where_no_forker_can_be_started_that_is_tried_once_and_not_for_each_check() -> None:
     async def story() -> None:
         tries: list[None] = []
