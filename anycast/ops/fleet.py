@@ -126,7 +126,7 @@ _SINCE, _READY = _Since(), _Ready()
 
 
 def _says(shared: Shared, tally: Tally | None) -> Holding:
-    return holding(shared.needs, tally or NOBODY)
+    return holding(shared.needs, tally or NOBODY, stands=True)
 
 
 def _shared(before: State, state: State) -> set[str]:
