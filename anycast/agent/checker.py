@@ -441,7 +441,8 @@ class Checker:
     def _start_programs(self) -> None:
         """All together: the forker does the work."""
         line, programs = self._asked, self._programs
-        for _ in range(len(line)):  # one that ends at once may stand in line again
+        # One that ends at once may stand in line again, and leaves room for all the others.
+        for _ in range(min(len(line), _DUE_A_TURN)):
             if programs.full:
                 break
             slot = line.popleft()

@@ -92,8 +92,9 @@ async def run(program: Program, talk: Talk) -> str:
             return f"{error}: killed"
         finally:
             talking.cancel()
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
+            if not exited.done():  # once it is reaped its number may be another's
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
             status = await exited
     return "its exit status was lost" if status is None else how_it_ended(status, kills)
 

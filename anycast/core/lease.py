@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from anycast.core.dataplane.desired import address_difference
+from anycast.core.dataplane.proof import Proof
 from anycast.core.events import Effect, SendLease
 from anycast.core.preference import Routers
 from anycast.core.prefixes import is_host_route
@@ -35,12 +36,19 @@ def withdrawal(state: State, prefixes: Iterable[Prefix], now: float) -> Withdraw
     )
 
 
-def held_back(state: State, name: str) -> bool:
-    """Whether a prefix of the VIP is not announced though the VIP might be: others that share it are against it."""
-    known, routes = state.index.vips[name], state.lease.routes
+def held_to(state: State, name: str) -> Holding:
+    """What becomes at worst of the prefixes that the VIP shares, by what all that share them say. YES: of none anything worse."""
+    known, routes, shared = state.index.vips[name], state.lease.routes, state.index.shared
     if routes is None or not known.vip.announce:
-        return False
-    return any(one in state.index.shared and one not in routes for one in known.prefixes.values())
+        return Holding.YES
+    said = (
+        holding(shared[one].needs, state.lease.tallies.get(one, NOBODY), stands=True)
+        if one in routes
+        else Holding.NO
+        for one in known.prefixes.values()
+        if one in shared
+    )
+    return min(said, default=Holding.YES)
 
 
 def stayed(before: State, state: State, now: float) -> State:
@@ -112,13 +120,14 @@ def desired_routes(before: State, state: State, names: Iterable[str]) -> Wanted:
             if is_host_route(prefix):
                 found[prefix] = vip, _holding(state, vip, address, stands=prefix in standing)
             else:
-                says[address] = _holding(state, vip, address, stands=address in held)
+                says[address] = _said(state, vip, address, held.get(address, Holding.NO))
     wanted = _shared(before, state, held, says)
     for prefix in _looked_at(before, state, says):
         shared = index.shared[prefix]
         # All members have the same attributes.
         vip = index.vips[shared.members[0].vip].vip
-        found[prefix] = vip, holding(shared.needs, wanted.tallies.get(prefix, NOBODY))
+        tally = wanted.tallies.get(prefix, NOBODY)
+        found[prefix] = vip, holding(shared.needs, tally, stands=prefix in standing)
     return replace(wanted, routes=_routes(before, state, standing, found))
 
 
@@ -133,6 +142,24 @@ def _holding(state: State, vip: Vip, address: Address, *, stands: bool) -> Holdi
     if not drain:
         return Holding.YES
     return Holding.LAST_RESORT if unwell else Holding.DRAIN
+
+
+def _said(state: State, vip: Vip, address: Address, before: Holding) -> Holding:
+    """What a member says of the prefix that it shares. `before`: what it has said."""
+    found = _holding(state, vip, address, stands=before.is_for)
+    return (
+        Holding.WAITS if found is Holding.NO and not before.is_for and _waits(state, vip, address) else found
+    )
+
+
+def _waits(state: State, vip: Vip, address: Address) -> bool:
+    """Whether the VIP, or its address, is new, and nothing is known that is against it."""
+    verdict = state.vips[vip.name].verdict
+    if state.kernel.error is not None or state.proofs.get(vip.name) is Proof.FAILED:
+        return False
+    if verdict.advertise is Advertise.NO:
+        return verdict.reason is Reason.STARTING
+    return not address_difference(state, vip, address).proven
 
 
 def _routes(

@@ -18,12 +18,21 @@ from anycast.core.values.route import Address, Prefix
 
 
 class Holding(IntEnum):
-    """What a member says of the route. A higher one is better for clients: a route of a last resort is worse than one that drains."""
+    """What a member says of the route. A higher one is better for clients: a route of a last resort is worse than one that drains.
+
+    WAITS: nothing yet, for it is new and its checks, or the kernel, have not said anything.
+    """
 
     NO = 0
     LAST_RESORT = 1
     DRAIN = 2
     YES = 3
+    WAITS = 4
+
+    @property
+    def is_for(self) -> bool:
+        """Whether it would have the route announced."""
+        return self not in (Holding.NO, Holding.WAITS)
 
 
 class Tally(NamedTuple):
@@ -33,6 +42,7 @@ class Tally(NamedTuple):
     last_resort: int = 0
     drain: int = 0
     yes: int = 0
+    waits: int = 0
 
     def moved(self, old: Holding, new: Holding) -> Tally:
         counts = list(self)
@@ -61,10 +71,13 @@ class Shared:
         return tuple(dict.fromkeys(one.vip for one in self.members))
 
 
-def holding(needs: Needs, tally: Tally) -> Holding:
-    """What becomes of the route. Without members there is none."""
-    said = [one for one in Holding if tally[one]]
-    if not said:
+def holding(needs: Needs, tally: Tally, *, stands: bool) -> Holding:
+    """What becomes of the route. Without members that say something there is none.
+
+    `stands`: it is announced. Who is new does not take it down by that alone, and where all are needed keeps it from coming up.
+    """
+    said = [one for one in Holding if tally[one] and one is not Holding.WAITS]
+    if not said or (needs is Needs.ALL and tally.waits and not stands):
         return Holding.NO
     return max(said) if needs is Needs.ANY else min(said)
 

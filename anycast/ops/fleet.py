@@ -15,9 +15,10 @@ from anycast.core.fleet import asking, codec
 from anycast.core.fleet.believe import believe
 from anycast.core.fleet.values import Document, VipStanding, VipTold
 from anycast.core.fleet.velocity import SOFT
-from anycast.core.lease import held_back
+from anycast.core.lease import held_to
 from anycast.core.maintenance.stages import NODE_SCOPES
 from anycast.core.preference import rank
+from anycast.core.shared import NOBODY, Holding, Shared, Tally, holding
 from anycast.core.state import State, VipState, kernel_table
 from anycast.core.values.persistent import PersistentMap, changed
 from anycast.core.values.route import Prefix, Route
@@ -37,12 +38,18 @@ _STANDING = {
     Advertise.NO: VipStanding.WITHDRAWN,
 }
 
+_BY_PREFIX = {
+    Holding.NO: VipStanding.WITHDRAWN,
+    Holding.LAST_RESORT: VipStanding.LAST_RESORT,
+    Holding.DRAIN: VipStanding.DRAINING,
+}
+
 
 def standing_of(state: State, name: str) -> VipStanding:
-    """A VIP whose prefix other VIPs keep from the routers is out for the other nodes, whatever its own verdict."""
-    if name in state.index.vips and held_back(state, name):
-        return VipStanding.WITHDRAWN
-    return standing(state.vips[name].verdict)
+    """A VIP is no better off for the other nodes than the prefix that it shares, whatever its own verdict."""
+    own = standing(state.vips[name].verdict)
+    held = held_to(state, name) if name in state.index.vips else Holding.YES
+    return _BY_PREFIX.get(held, own) if own is VipStanding.ANNOUNCED or held is Holding.NO else own
 
 
 def standing(verdict: Verdict) -> VipStanding:
@@ -118,15 +125,25 @@ class _Ready:
 _SINCE, _READY = _Since(), _Ready()
 
 
+def _says(shared: Shared, tally: Tally | None) -> Holding:
+    return holding(shared.needs, tally or NOBODY, stands=True)
+
+
 def _shared(before: State, state: State) -> set[str]:
-    """The VIPs whose prefix has come or gone with that of another."""
+    """The VIPs of whose prefix another says something else."""
     nothing: PersistentMap[Prefix, Route] = PersistentMap()
     old, new = before.lease.routes or nothing, state.lease.routes or nothing
-    if not state.index.shared or old is new:
+    was, now = before.lease.tallies, state.lease.tallies
+    if not state.index.shared or (old is new and was is now):
         return set()
-    return {
-        name for one in changed(old, new) if one in state.index.shared for name in state.index.announcing(one)
+    shared = state.index.shared
+    said = {
+        one
+        for one in changed(was, now)
+        if one in shared and _says(shared[one], was.get(one)) is not _says(shared[one], now.get(one))
     }
+    prefixes = said | {one for one in changed(old, new) if one in shared}
+    return {name for one in prefixes for name in state.index.announcing(one)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from anycast.core.shared import NOBODY, Shared
+from anycast.core.shared import NOBODY, Holding, Member, Shared
 from anycast.core.state import State
 from anycast.core.values.configuration import Needs
 from anycast.core.values.route import Prefix, Route
@@ -54,11 +54,17 @@ def in_common(state: State) -> Mapping[Prefix, InCommon]:
 
 def _names(state: State, prefix: Prefix, shared: Shared, *, held: bool) -> tuple[str, ...]:
     tally = state.lease.tallies.get(prefix, NOBODY)
-    number = sum(tally) - tally.no if held else tally.no
+    against = tally.no + tally.waits
+    number = sum(tally) - against if held else against
     if state.lease.tallies and not number:
         return ()
-    said = dict.fromkeys(one.vip for one in shared.members if (one.address in state.lease.held) == held)
+    said = dict.fromkeys(one.vip for one in shared.members if _is_for(state, one) is held)
     return tuple(islice(said, NAMED))
+
+
+def _is_for(state: State, member: Member) -> bool:
+    said: Holding = state.lease.held.get(member.address, Holding.NO)
+    return said.is_for
 
 
 def of_maintenance(state: State, name: str) -> Iterator[dict[str, Any]]:
@@ -72,9 +78,7 @@ def of_maintenance(state: State, name: str) -> Iterator[dict[str, Any]]:
             continue
         others = [vip for vip in one.vips if vip != name]
         if one.needs is Needs.ANY:
-            others = [
-                each.vip for each in one.members if each.vip != name and each.address in state.lease.held
-            ]
+            others = [each.vip for each in one.members if each.vip != name and _is_for(state, each)]
         if others:
             yield {
                 "prefix": str(prefix),

@@ -56,8 +56,10 @@ class Forker:
         self._watched: dict[int, _Program] = {}  # by descriptor
         self._poller = select.epoll()
         self._poller.register(line.fileno(), select.EPOLLIN)
-        self._quick: dict[_Program, None] = {}  # those that may end at once
-        self._naps = 0  # since the last of them was started
+        self._quick: dict[
+            _Program, int
+        ] = {}  # those that may end at once, and the nap after which they have not
+        self._naps = 0  # so far
 
     def serve(self) -> None:
         """Until the line ends."""
@@ -73,12 +75,11 @@ class Forker:
         """Seconds until something is looked at; None: until it comes."""
         if not self._quick:
             return None
-        if self._naps == _NAPS:
-            for program in self._quick:
-                self._poller.register(program.output, select.EPOLLIN)
-                self._say("started", program.number, program.pid)
-            self._quick.clear()
-        else:
+        for program in [one for one, last in self._quick.items() if last <= self._naps]:
+            del self._quick[program]
+            self._poller.register(program.output, select.EPOLLIN)
+            self._say("started", program.number, program.pid)
+        if self._quick:
             self._naps += 1
             time.sleep(_NAP)
         return 0.0
@@ -122,8 +123,8 @@ class Forker:
             self._say("refused", number, getattr(error, "errno", None) or 0)
             return
         self._programs[number] = self._watched[program.pidfd] = self._watched[program.output] = program
-        self._quick[program] = None
-        self._naps = 0
+        # Of its own: where others begin all the time, one that goes on would never be seen to.
+        self._quick[program] = self._naps + _NAPS
 
     def _started(
         self, number: int, argv: list[str], environment: dict[str, str], kills: int | None

@@ -22,7 +22,7 @@ from anycast.core.health.phase import Fault, Outcome, Result
 from anycast.core.values.configuration import HERE, Address, CommandCheck, Target
 from anycast.probes import links
 from anycast.probes.command import judge_exit, not_started
-from anycast.probes.finding import Finding, Progress, fail, late, unusable
+from anycast.probes.finding import OK, Finding, Progress, fail, late, unusable
 from anycast.probes.forker import NAME
 from anycast.probes.sweep.agenda import Agenda
 from anycast.probes.verdict import judge, tell
@@ -111,7 +111,7 @@ class Programs(Generic[Owner]):
         self._exited: asyncio.Future[int | None] | None = None
         self._ready = False
         self._not_before = 0.0
-        self._why = ""  # the last forker ended
+        self._none: Finding = OK  # why there is none: the last one has ended, or could not be started
         self._unsent = bytearray()
         self._is_writing = False  # the event loop tells when the line takes more
         self._rest = b""
@@ -195,11 +195,15 @@ class Programs(Generic[Owner]):
         if self._line is not None:
             return None
         if now < self._not_before:
-            return unusable(self._why, Fault.FORK)
+            return self._none
+        self._bury()  # of one that says no more, and has not ended
         try:
             self._line, self._exited = self._launch()
         except OSError as error:
-            return judge(error)
+            # To try it for each of many checks would hold up the event loop.
+            self._not_before = now + _AGAIN
+            self._none = judge(error)
+            return self._none
         self._ready = False
         self._exited.add_done_callback(self._lost)
         self._loop.add_reader(self._line.fileno(), self._hear)
@@ -278,7 +282,7 @@ class Programs(Generic[Owner]):
         if line is None:
             return
         self._not_before = self._clock() + _AGAIN
-        self._why = f"the process that starts programs ({NAME}) has ended; another is started"
+        self._none = _ended("")
         self._loop.remove_reader(line.fileno())
         if self._is_writing:
             self._loop.remove_writer(line.fileno())
@@ -293,7 +297,11 @@ class Programs(Generic[Owner]):
             return  # there is another already
         self._hang_up()
         if (status := exited.result()) is not None:
-            self._why = f"the process that starts programs ({NAME}) has ended, {how_it_ended(status)}; another is started"
+            self._none = _ended(f", {how_it_ended(status)}")
+        self._bury()
+
+    def _bury(self) -> None:
+        """End what the forker that has gone was asked for."""
         known = (*(run.pid for run in self._runs.values()), *(pid for _, pid in self._dying.values()))
         for pid in known:
             if pid is not None:
@@ -304,7 +312,7 @@ class Programs(Generic[Owner]):
         self._dying.clear()
         self._occupied.clear()
         for run in runs:
-            self._finish(run, run.verdict or unusable(self._why, Fault.FORK))
+            self._finish(run, run.verdict or self._none)
 
     def _until(self, run: ProgramRun[Owner], deadline: float) -> None:
         run.deadline = deadline
@@ -329,7 +337,7 @@ class Programs(Generic[Owner]):
             deadlines.take(at)
             if run.busy and run.deadline == at:
                 self._over(run, now)
-        if first is not None and self._alarm is None:
+        if first is not None and (self._alarm is None or first[0] < self._alarm.when()):
             self._ring_at(first[0])
         self.settle()
 
@@ -337,8 +345,7 @@ class Programs(Generic[Owner]):
         number = run.number
         if number is None:
             self._parked[run.key].remove(run)
-            pid = self._dying[self._occupied[run.key]][1]
-            self._finish(run, fail(f"process {pid} of an earlier run cannot be killed: see what it hangs on"))
+            self._finish(run, _stuck(self._dying[self._occupied[run.key]][1]))
         elif run.verdict is None:
             run.verdict = self._expired(run, now - run.deadline)
             self._kill(number)
@@ -368,6 +375,21 @@ class Programs(Generic[Owner]):
             self._finished(run, finding, took)
         except Exception as error:  # noqa: BLE001 - a defect in what is made of one must not end the checking
             tell(error, run.target, finding)
+
+
+def _ended(how: str) -> Finding:
+    return unusable(
+        f"the process that starts programs ({NAME}) has ended{how}; another is started", Fault.FORK
+    )
+
+
+def _stuck(pid: int | None) -> Finding:
+    """An earlier run is not gone yet. `pid`: of its program; None: the forker has told nothing of it."""
+    if pid is None:
+        return unusable(
+            "the process that starts programs has not ended an earlier run in time", Fault.STALLED
+        )
+    return fail(f"process {pid} of an earlier run cannot be killed: see what it hangs on")
 
 
 def _found(run: ProgramRun[Owner], what: str, *said: Any) -> Finding:

@@ -58,12 +58,12 @@ def test_what_is_not_ours_is_neither_taken_for_ours_nor_removed_nor_replaced(tab
             "metric",
             "10",
         )
-    run("ip", "route", "add", "blackhole", "10.0.0.0/8", "table", "1179", "proto", "179", "metric", "10")
+    run("ip", "route", "add", "blackhole", "10.0.0.0/8", "table", "1179", "proto", "static")
     assert table.write([Move(True, A, 10), Move(True, B, 10)]) == [errno.EEXIST, errno.EEXIST]
     table.write([Move(False, A, 10), Move(False, B, 10)])
     assert table.ours() == frozenset()
     assert [str(one) for one in table.foreign()] == [
-        "10.0.0.0/8 metric 10 proto 179",
+        "10.0.0.0/8 metric 0 proto static",
         "192.0.2.1/32 metric 10 proto static",
         "2001:db8::1/128 metric 10 proto static",
     ]

@@ -28,13 +28,16 @@ def wide(one: Vip, needs: Needs = Needs.ANY, *prefixes: object) -> Vip:
     return replace(one, announce=tuple(Announce(prefix=each, needs=needs) for each in prefixes or (NET,)))  # type: ignore[arg-type]
 
 
-@given(st.sampled_from(Needs), st.lists(HOLDINGS, max_size=8))
-def test_any_takes_the_best_and_all_the_worst(needs: Needs, said: list[Holding]) -> None:
+@given(st.sampled_from(Needs), st.lists(HOLDINGS, max_size=8), st.booleans())
+def test_any_takes_the_best_and_all_the_worst_of_those_that_say_something(
+    needs: Needs,
+    said: list[Holding],
+    stands: bool,  # noqa: FBT001
+) -> None:
     tally = NOBODY
     for one in said:
         tally = tally._replace(**{one.name.lower(): tally[one] + 1})
-    best = max if needs is Needs.ANY else min
-    assert holding(needs, tally) is best(said, default=Holding.NO)
+    assert holding(needs, tally, stands=stands) is _wanted(needs, said, stands=stands)
 
 
 @given(st.lists(HOLDINGS, min_size=1, max_size=5), st.data())
@@ -44,6 +47,16 @@ def test_what_is_counted_along_is_what_is_counted_anew(said: list[Holding], data
         who, new = data.draw(st.integers(0, len(said) - 1)), data.draw(HOLDINGS)
         tally, said[who] = tally.moved(said[who], new), new
         assert tally == tuple(said.count(one) for one in Holding)
+
+
+def _wanted(needs: Needs, said: list[Holding], *, stands: bool) -> Holding:
+    """By what is written of it: who is new takes down nothing, and where all are needed it has to come first."""
+    known = [one for one in said if one is not Holding.WAITS]
+    if needs is Needs.ANY:
+        return max(known, default=Holding.NO)
+    return min(
+        known if stands else [Holding.NO if one is Holding.WAITS else one for one in said], default=Holding.NO
+    )
 
 
 def _each(needs: Needs) -> tuple[tuple[Vip, ...], ...]:
@@ -110,12 +123,12 @@ class Shared(RuleBasedStateMachine):
             lease.tallies
         )
         assert lease.held.keys() <= state.index.wide.keys()
-        for at in lease.held:
+        for at in (at for at, one in lease.held.items() if one.is_for):
             assert state.vips[state.index.vip_at[at]].verdict.advertise is not Advertise.NO
         for prefix, one in state.index.shared.items():
             said = [lease.held.get(member.address, Holding.NO) for member in one.members]
-            wanted = max(said) if one.needs is Needs.ANY else min(said)
             route = lease.routes.get(prefix)
+            wanted = _wanted(one.needs, said, stands=route is not None)
             assert (route is not None) == (wanted is not Holding.NO)
             if route is not None:
                 assert (GRACEFUL_SHUTDOWN in route.communities) == (wanted is not Holding.YES)

@@ -7,6 +7,7 @@ amount. What is lost is sent again twice within a check's timeout.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import socket
 from collections import deque
@@ -28,6 +29,7 @@ _RESEND = (0.25, 0.5)  # of the timeout
 _ASK = 0.5  # of the timeout: then it is found out why nothing comes
 _FLIGHT = 10  # segments that are sent before one is acknowledged
 _MOST = 0xFFFFFFFF
+_SENT = 0xFFFF  # numbers before the next one, of which packets may be under way
 _PROVEN = 10.0  # seconds for which a packet of the full size need not be sent again
 _NAMES = {"protocol": "protocol unreachable", "port": "port unreachable"}
 
@@ -40,6 +42,7 @@ class Connection:
         "_acknowledged",
         "_address",
         "_connected",
+        "_crowded",
         "_ended",
         "_ends",
         "_error",
@@ -105,6 +108,7 @@ class Connection:
         self._next = self._acknowledged = wire.number()  # of ours
         self._theirs = 0  # the number that is expected
         self._window = 0
+        self._crowded = False  # the owner has more to send than there was room for
         self._mss = of.MSS[vip.version]
         self._unsure: deque[tuple[int, int, bytes]] = (
             deque()
@@ -162,13 +166,11 @@ class Connection:
         if self._error is not None:
             raise self._error
         sent = 0
-        while sent < len(data) and len(self._unsure) < _FLIGHT:
-            room = self._window - ((self._next - self._acknowledged) & _MOST)
-            some = data[sent : sent + min(self._mss, room)] if room > 0 else b""
-            if not some:
-                break
+        while sent < len(data) and self._has_room:
+            some = data[sent : sent + min(self._mss, self._room)]
             self._put(of.ACK | of.PUSH, some)
             sent += len(some)
+        self._crowded = sent < len(data)
         if not sent:
             raise BlockingIOError
         return sent
@@ -296,6 +298,8 @@ class Connection:
         if not self._accepted:
             if flags & of.ACK and acknowledged == self._next:
                 self._answered(number, flags, window, options)
+            elif flags & of.ACK and not flags & of.RST:
+                self._reset_old(acknowledged)
             return
         if flags & of.RST:
             # One of a socket that has seen our ACK has no number of ours to acknowledge.
@@ -308,6 +312,9 @@ class Connection:
         elif flags & of.ACK:
             self._credit(acknowledged, window)
         events = self._data(number, flags, payload)
+        if self._crowded and self._has_room:
+            self._crowded = False
+            events |= select.EPOLLOUT
         if self._size and not events and flags & of.ACK and not payload:
             self._carried()
         elif events:
@@ -317,6 +324,12 @@ class Connection:
                 self._notify(self, events | select.EPOLLOUT)  # as an edge of epoll's says
         if self._owed and self._open:
             self._acknowledge()
+
+    def _reset_old(self, number: int) -> None:
+        """The server has a connection from before by our port, whose end was lost: without this it takes no new one."""
+        self._progress.say("answer within an older connection: RST sent")
+        with contextlib.suppress(OSError):
+            self._way.send(self._ends.tcp((self.own, self._port), (number, 0), of.RST))
 
     def _answered(self, number: int, flags: int, window: int, options: bytes) -> None:
         if flags & of.RST:
@@ -352,7 +365,6 @@ class Connection:
         self._window = window
         if not 0 < (acknowledged - self._acknowledged) & _MOST <= (self._next - self._acknowledged) & _MOST:
             return
-        full = len(self._unsure) >= _FLIGHT
         self._acknowledged = acknowledged
         while self._unsure:
             number, flags, payload = self._unsure[0]
@@ -363,8 +375,15 @@ class Connection:
         if self._unsure:
             self._resends = 0
             self._later()
-        if full and self._connected:
-            self._notify(self, select.EPOLLOUT)
+
+    @property
+    def _room(self) -> int:
+        """Bytes that the peer takes now."""
+        return self._window - ((self._next - self._acknowledged) & _MOST)
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._unsure) < _FLIGHT and self._room > 0
 
     def _data(self, number: int, flags: int, payload: bytes) -> int:
         """Take in what is new of a segment. The events that follow."""
@@ -450,6 +469,12 @@ class Connection:
             )
 
     def told(self, error: Error) -> None:
+        # Anybody can send an error, and there are few ports to try: one that quotes what was never sent is no error.
+        if error.number is None or (self._next - error.number) & _MOST <= _SENT:
+            self.heard_of(error)
+
+    def heard_of(self, error: Error) -> None:
+        """An error about a packet that was sent."""
         if not self._open or self._error is not None:
             return
         self._progress.say("ICMP: %s, says %s", _NAMES.get(error.kind, error.kind), ip_address(error.by))
@@ -528,8 +553,8 @@ class _Knock:
             self._owner.knocked()
 
     def told(self, error: Error) -> None:
-        if error.server:
-            self._owner.told(error)
+        if error.server and error.number in (None, self._number):
+            self._owner.heard_of(error)
 
     def concerns(self, server: bytes) -> bool:  # noqa: ARG002 - it waits for no more than an answer
         return False

@@ -256,6 +256,7 @@ class Error(NamedTuple):
     protocol: int  # of the packet inside
     destination: bytes
     ports: tuple[int, int]  # our own, and the peer's
+    number: int | None = None  # of the segment inside: who does not see our packets would have to guess it
 
 
 _KINDS = {
@@ -285,7 +286,10 @@ def error_of(packet: bytes, parts: Parts) -> Error | None:
     ports = (0, 0)
     if first.end - first.at >= 4 and first.protocol in (TCP, UDP):
         ports = struct.unpack_from("!HH", told, first.at)
-    return Error(kind, mtu, parts.source, server, first.protocol, first.destination, ports)
+    number = None
+    if first.end - first.at >= 8 and first.protocol == TCP:
+        number = struct.unpack_from("!I", told, first.at + 4)[0]
+    return Error(kind, mtu, parts.source, server, first.protocol, first.destination, ports, number)
 
 
 def _unwrapped(packet: bytes, parts: Parts) -> bytes | None:

@@ -476,13 +476,13 @@ class Wires(Generic[Owner]):
         """End the connection, if there is one."""
         sock, wire.sock = wire.sock, None
         wire.due = math.inf
+        self._set(wire, State.OFF)
         if sock is None:
             return
         del self._live[sock.fileno()]
         # Closing ends the watching only once no child that is being started holds the descriptor too.
         self._watched().unregister(sock.fileno())
         sock.close()
-        self._set(wire, State.OFF)
 
     def _set(self, wire: Wire[Owner], state: State) -> None:
         self.counts[wire.state] -= 1

@@ -953,6 +953,26 @@ def test_programs_that_are_due_within_a_tenth_of_a_second_begin_together(
     run_with_clock(story())
 
 
+def test_no_more_programs_begin_in_one_turn_than_are_looked_at_though_there_is_no_forker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story() -> None:
+        monkeypatch.setattr("anycast.agent.checker.Programs", Starts)
+        checker = Checker(lambda *_: None)
+        starts = checker._programs
+        assert isinstance(starts, Starts)
+        starts.full = True
+        checker.set_targets(frozenset(program(number) for number in range(1_500)))
+        await asyncio.sleep(3)
+        assert checker.queued == 1_500
+        starts.full = False  # each ends at once, so there is always room
+        checker._start_programs()
+        assert len(starts.lots[-1][1]) == 512
+        await checker.close()
+
+    run_with_clock(story())
+
+
 def test_a_program_that_is_asked_for_at_once_does_not_wait_for_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

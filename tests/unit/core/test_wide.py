@@ -188,4 +188,33 @@ def test_an_event_of_one_of_many_that_share_a_prefix_counts_nothing_anew() -> No
         with patch.object(lease, "_holding", wraps=lease._holding) as asked:
             node.checks(Outcome.FAIL, 7)
         assert {call.args[1].name for call in asked.call_args_list} == {"v7"}
-    assert node.state.lease.tallies[wide] == (1, 0, 0, 39)
+    assert node.state.lease.tallies[wide] == (1, 0, 0, 39, 0)
+
+
+def test_with_all_one_that_is_new_takes_no_route_down_before_its_checks_have_said_something() -> None:
+    a, b = pair(Needs.ALL)
+    node = up(a)
+    node.reload(a, b)
+    assert node.routes == [NET]
+    node.checks(Outcome.FAIL, 3, 4)
+    assert (node.reason("b"), node.routes) == (Reason.BELOW_QUORUM, [])
+    node.checks(Outcome.OK, 3, 4)
+    assert node.routes == [NET]
+
+
+def test_with_all_a_route_that_does_not_stand_waits_for_one_that_is_new() -> None:
+    a, b = pair(Needs.ALL)
+    node = Node(a, b)
+    node.checks(Outcome.OK, 1, 2)
+    assert node.routes == []
+    node.checks(Outcome.OK, 3, 4)
+    assert node.routes == [NET]
+
+
+def test_with_all_an_address_that_a_standing_vip_is_given_takes_no_route_down() -> None:
+    a, _ = pair(Needs.ALL)
+    node = up(a)
+    node.reload(replace(a, addresses=(*a.addresses, NET[9])))
+    assert node.routes == [NET]
+    node.checks(Outcome.OK)
+    assert node.routes == [NET]

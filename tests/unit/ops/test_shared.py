@@ -137,3 +137,18 @@ def test_other_nodes_are_told_that_a_vip_is_out_whose_prefix_another_keeps_from_
     assert standings() == {"web": VipStanding.WITHDRAWN, "mail": VipStanding.WITHDRAWN}
     node.send(ev.MaintenanceSet(scope="web", entry=None))
     assert set(standings().values()) == {VipStanding.ANNOUNCED}
+
+
+def test_other_nodes_are_told_that_a_vip_is_worse_off_than_it_says_by_a_prefix_that_another_drains() -> None:
+    node = healthy(config(Needs.ALL))
+    told = Told(node)
+
+    def standings() -> dict[str, VipStanding]:
+        node.now += FRESH
+        return {name: one.standing for name, one in told.whole(node.now).vips.items()}
+
+    assert set(standings().values()) == {VipStanding.ANNOUNCED}
+    node.send(ev.MaintenanceSet(scope="web", entry=Maintenance(reason="racks", by="op", since=WALL)))
+    assert standings() == {"web": VipStanding.DRAINING, "mail": VipStanding.DRAINING}
+    node.send(ev.MaintenanceSet(scope="web", entry=None))
+    assert set(standings().values()) == {VipStanding.ANNOUNCED}

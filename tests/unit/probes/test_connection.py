@@ -174,6 +174,19 @@ def test_an_answer_to_another_syn_is_none(acknowledged: int) -> None:
     assert peer.events == []
 
 
+def test_a_connection_that_the_server_has_left_from_before_is_reset_so_that_the_next_syn_opens_one() -> None:
+    peer = Peer()
+    peer.says(ACK, 50, 12345)  # as TCP answers a SYN within one that it has
+    assert (peer.last.flags, peer.last.number) == (RST, 12345)
+    peer.says(RST | ACK, 50, 12345)
+    assert peer.events == []
+    assert len(peer.wire.sent) == 2  # a reset is not answered
+    peer.wire.pass_time(0.3)
+    assert peer.last.flags == SYN
+    peer.accept()
+    assert peer.events == [select.EPOLLOUT]
+
+
 def test_a_window_that_is_shut_is_waited_for() -> None:
     peer = Peer()
     peer.accept()
@@ -181,6 +194,12 @@ def test_a_window_that_is_shut_is_waited_for() -> None:
     assert peer.connection.send(b"abc") == 2
     with pytest.raises(BlockingIOError):
         peer.connection.send(b"c")
+    peer.events.clear()
+    peer.data(b"", flags=ACK)  # it tells of its window, and acknowledges nothing new
+    assert peer.events == [select.EPOLLOUT]
+    assert peer.connection.send(b"c") == 1
+    peer.data(b"", flags=ACK)
+    assert peer.events == [select.EPOLLOUT]  # nobody waits for more
 
 
 def told(kind: str, *, server: bytes = SERVER.packed, mtu: int = 0) -> Error:
@@ -207,6 +226,18 @@ def test_an_error_of_icmp_says_what_is_wrong(error: Error, said: str) -> None:
     with pytest.raises(PeerError) as caught:
         peer.connection.recv(1)
     assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("number", [1, -70000, 1 << 31])
+def test_an_error_about_a_segment_that_was_never_sent_is_none(number: int) -> None:
+    peer = Peer()
+    forged = told("other")._replace(number=(peer.connection._next + number) & 0xFFFFFFFF)
+    peer.connection.told(forged)
+    with pytest.raises(BlockingIOError):
+        peer.connection.recv(1)
+    peer.connection.told(forged._replace(number=peer.first))
+    with pytest.raises(PeerError):
+        peer.connection.recv(1)
 
 
 actions = st.lists(

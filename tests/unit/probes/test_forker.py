@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -80,6 +81,15 @@ def test_one_that_goes_on_is_told_as_started(asker: Asker) -> None:
     assert (what, number) == ("started", 1)
     asker.ask(1)
     assert asker.answer()[:4] == ["ended", 1, pid, -9]
+
+
+def test_one_that_goes_on_is_told_as_started_however_many_others_begin_meanwhile(asker: Asker) -> None:
+    number = 0
+    while not select.select([asker.line], [], [], 0.005)[0]:
+        number += 1
+        assert number < 100
+        asker.sh(number, "exec sleep 1000")
+    assert asker.answer()[:2] == ["started", 1]
 
 
 def test_what_is_asked_together_is_answered_each_by_its_number(asker: Asker) -> None:

@@ -148,6 +148,7 @@ def test_an_error_about_a_packet_in_a_tunnel_is_known_by_what_is_inside(version:
     assert error is not None
     assert (error.kind, error.mtu, error.server) == ("size", 1400, to.packed)
     assert (error.protocol, error.destination, error.ports) == (TCP, ENDS[version][1].packed, (61441, 80))
+    assert error.number == 1
 
 
 def test_an_error_that_shows_eight_bytes_names_the_server_alone() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import select
@@ -214,6 +215,95 @@ def test_a_forker_that_ends_takes_nothing_with_it_and_another_is_started(
         stage.programs._not_before = 0.0
         stage.start(run_of("d"))
         assert stage.launched == 2
+        await stage.close()
+
+    play(story())
+
+
+def test_a_program_that_is_being_killed_makes_no_other_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "KILL_GRACE", 1000.0)
+
+    async def story() -> None:
+        stage = Stage()
+        first, second = run_of("a", timeout=0.01), run_of("b", timeout=30.0)
+        stage.start(first, second)
+        stage.say("ready")
+        stage.say("started", 1, os.getpid())
+        assert len(await stage.asked()) == 2
+        assert await stage.asked() == [[1]]
+        alarm = stage.programs._alarm
+        assert alarm is not None
+        assert alarm.when() <= second.deadline
+        stage.say("ended", 1, os.getpid(), -9, None, "")
+        await stage.found.get()
+        await stage.close()
+
+    play(story())
+
+
+def test_where_no_forker_can_be_started_that_is_tried_once_and_not_for_each_check() -> None:
+    async def story() -> None:
+        tries: list[None] = []
+        found: list[Finding] = []
+
+        def launch() -> tuple[socket.socket, asyncio.Future[int | None]]:
+            tries.append(None)
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+        played: Programs[str] = Programs(lambda _, finding, __: found.append(finding), launch)
+        for owner in "abc":
+            played.start(run_of(owner))
+        assert len(tries) == 1
+        assert [one.outcome for one in found] == [Outcome.UNKNOWN] * 3
+        assert found[2].detail == found[0].detail
+        played._not_before = 0.0
+        played.start(run_of("d"))
+        assert len(tries) == 2
+        await played.close()
+
+    play(story())
+
+
+def test_the_runs_of_a_forker_that_says_no_more_end_with_the_start_of_another() -> None:
+    async def story() -> None:
+        stage = Stage()
+        stage.start(one := run_of("a"))
+        stage.say("ready")
+        await stage.asked()
+        stage.line.close()
+        while stage.programs._line is not None:  # noqa: ASYNC110 - it has no other sign
+            await asyncio.sleep(0)
+        old = stage.ended  # it is still about to end
+        stage.programs._not_before = 0.0
+        stage.start(run_of("b"))
+        assert stage.launched == 2
+        who, finding = await stage.found.get()
+        assert (who, finding.outcome, finding.fault) == ("a", Outcome.UNKNOWN, Fault.FORK)
+        stage.start(one)
+        assert [asked[0] for asked in await stage.asked()] == [2, 3]
+        old.set_result(0)
+        await asyncio.sleep(0)
+        assert stage.programs.running == 2
+        await stage.close()
+
+    play(story())
+
+
+def test_where_the_forker_says_nothing_of_an_earlier_run_the_server_is_not_at_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(programs, "KILL_GRACE", 0.01)
+
+    async def story() -> None:
+        stage = Stage()
+        one = run_of("a")
+        stage.start(one)
+        stage.say("ready")
+        await stage.asked()
+        stage.programs.cancel(one)
+        stage.start(one)
+        _, finding = await stage.found.get()
+        assert (finding.outcome, finding.fault) == (Outcome.UNKNOWN, Fault.STALLED)
         await stage.close()
 
     play(story())

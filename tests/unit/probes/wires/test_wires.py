@@ -284,6 +284,25 @@ def test_a_server_that_takes_none_is_tried_less_and_less_and_costs_no_check(
     run_with_clock(story())
 
 
+def test_one_that_the_kernel_refuses_at_once_is_laid_again_after_a_check_went_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story() -> None:
+        with listener() as sock:
+            wires = Watch().wires()
+            wire = wires.join(target(port_of(sock)), "a")
+            with monkeypatch.context() as patch:
+                patch.setattr(socket.socket, "connect_ex", lambda *_: errno.ENETUNREACH)
+                wires.heard(wire, ok=True)
+                await until(lambda: wire.manner is not None)
+            assert wire.state is State.OFF
+            wires.heard(wire, ok=True)
+            await reached(wire, State.STANDING)
+            wires.close()
+
+    run_with_clock(story())
+
+
 def test_one_that_nobody_answers_is_given_up_for_now() -> None:
     async def story() -> None:
         with full_backlog() as port:
