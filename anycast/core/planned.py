@@ -142,9 +142,13 @@ def _withdrawn(before: State, after: State, prefix: Prefix, sending: Routers) ->
         why = _why(after, names[0], prefix, sending)
         return RouteChange(prefix=prefix, vip=_spelt(names), way=Way.WITHDRAWN, what=(why,))
     names = before.index.announcing(prefix)
-    why = "its address is removed"
-    if any(name in after.index.vips for name in names):
-        why = "it is announced by another prefix"
+    stays = any(
+        address in after.index.vip_at
+        for name in names
+        for address in before.index.vips[name].vip.addresses
+        if before.index.prefix_of(address) == prefix
+    )
+    why = "it is announced by another prefix" if stays else "its address is removed"
     return RouteChange(prefix=prefix, vip=_spelt(names), way=Way.WITHDRAWN, what=(why,))
 
 

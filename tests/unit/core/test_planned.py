@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from anycast.core import events as ev
 from anycast.core.planned import Plan, RouteChange, Waits, planned
 from anycast.core.preference import BACKUP_MED
 from anycast.core.rendering import LEARN, RELOAD, Session, digest, sessions, table_digest
-from anycast.core.values.configuration import Bgp, Config, Export, Neighbor, Role
+from anycast.core.values.configuration import Announce, Bgp, Config, Export, Neighbor, Role
 from anycast.core.values.fates import Way
 from anycast.core.values.report import Report
 from anycast.core.values.route import Origin
@@ -53,6 +53,20 @@ def between_two_fabrics() -> Node:
     node = up()
     node.send(ev.Reconfigured(config=with_exports(node.state.config, None, None)))
     return node
+
+
+def test_of_a_vip_that_stays_an_address_that_goes_is_told_from_one_that_another_prefix_brings() -> None:
+    first, second = ip_address("192.0.2.1"), ip_address("192.0.2.2")
+    node = up()
+    two = with_vip(node.state.config, addresses=(first, second))
+    node.send(ev.Reconfigured(config=two))
+    node.wait(30)
+    fewer = {str(one.prefix): one for one in plan(node, with_vip(two, addresses=(first,))).routes}
+    assert fewer["192.0.2.2/32"].way is Way.WITHDRAWN
+    assert fewer["192.0.2.2/32"].what == ("its address is removed",)
+    wide = (Announce(prefix=ip_network("192.0.2.0/24")),)
+    wider = {str(one.prefix): one for one in plan(node, with_vip(two, announce=wide)).routes}
+    assert wider["192.0.2.2/32"].what == ("it is announced by another prefix",)
 
 
 @pytest.mark.parametrize(
