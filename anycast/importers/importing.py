@@ -218,7 +218,7 @@ def lines_of(report: Report) -> Iterator[str]:
         if note.fate is not fate:
             fate = note.fate
             yield ""
-            yield f"{fate} ({report.count(fate):,} line{'' if report.count(fate) == 1 else 's'})"
+            yield f"{fate} (of {report.count(fate):,} line{'' if report.count(fate) == 1 else 's'})"
         yield f"  {places(note.places)}: {note.text}"
     if report.unseen:
         yield f"  and {report.unseen:,} more things, of which nothing is kept"
