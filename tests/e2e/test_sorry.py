@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from lab.topology import VIP4, VIP6
-from tests.e2e.site import NODES, Document, Site, until
+from tests.e2e.site import NODES, PATIENCE, Document, Site, until
 
 pytestmark = pytest.mark.lab
 
 REAL = ("rs1", "rs2", "rs3")
 PORTS = range(20000, 20003)
+DRAIN = 120  # seconds
 
 
 def with_sorry(site: Site) -> None:
@@ -24,7 +25,7 @@ def with_sorry(site: Site) -> None:
                 "servers": [web["servers"].pop()],
             }
             config["vips"]["web"]["sorry"] = "sorry"
-            config["timing"]["server_drain"] = "2m"
+            config["timing"]["server_drain"] = f"{DRAIN}s"
         site.reload(node)
     for node in NODES:
         until(lambda node=node: site.weights(node, 4) == {0}, f"{node} to have rs4 stand by")  # type: ignore[misc]
@@ -36,12 +37,12 @@ def until_weights(site: Site, node: str, wanted: list[int]) -> None:
     until(lambda: [site.weights(node, n) for n in (1, 2, 3, 4)] == sets, f"{node} to have weights {wanted}")
 
 
-def stands(site: Site, node: str, reason: str) -> Document:
+def stands(site: Site, node: str, reason: str, patience: float = PATIENCE) -> Document:
     def look() -> Document | None:
         (vip,) = site.answers(node)["vips"]
         return vip if vip["reason"] == reason and vip["announced"] else None
 
-    return until(look, f"{node} to say {reason}")
+    return until(look, f"{node} to say {reason}", patience)
 
 
 def test_dead_real_servers_are_stood_in_for_and_everything_is_as_before_once_they_are_back(
@@ -82,8 +83,9 @@ def test_dead_real_servers_are_stood_in_for_and_everything_is_as_before_once_the
         assert (left["broken"], left["moved"]) == (0, 0), left["errors"]
         assert "rs4" not in site.mapping(PORTS).values(), "new clients have real servers"
         assert site.vip("lb1")["reason"] == "sorry"
+    # A connection that was closed at another node stands here until `server_drain` is over.
     for node in NODES:
-        assert stands(site, node, "healthy")["last_resort"] is False
+        assert stands(site, node, "healthy", PATIENCE + DRAIN)["last_resort"] is False
     site.routed(NODES)
     assert site.mapping(PORTS) == flows, "every flow has its place again"
     for node in NODES:
