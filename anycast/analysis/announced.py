@@ -7,23 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from anycast.core.preference import export_of
 from anycast.core.prefixes import is_host_route, prefix_of
 from anycast.core.shared import Shared, shared_by
-from anycast.core.values.configuration import Bgp, Config, Needs, Vip
+from anycast.core.values.configuration import ROUTE_ATTRIBUTES, Bgp, Config, Needs, Vip
 from anycast.core.values.route import Address, Prefix
 
 _Told = tuple[tuple[str | int, ...], str, str]
 """Place in the configuration, what it is, what to do."""
 
 _INTERNET = {4: 24, 6: 48}  # the longest prefixes that networks of others take
-_ALIKE = (
-    "role",
-    "med",
-    "communities",
-    "large_communities",
-    "extended_communities",
-    "as_path_prepend",
-    "local_preference",
-    "origin",
-)
+_ALIKE = ("role", *ROUTE_ATTRIBUTES)
 
 
 class _Around:

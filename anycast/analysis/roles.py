@@ -15,6 +15,7 @@ from anycast.core.preference import (
     preference,
 )
 from anycast.core.values.configuration import (
+    ROUTE_ATTRIBUTES,
     Bgp,
     Check,
     Config,
@@ -77,24 +78,13 @@ def doubtful(config: Config) -> Iterator[_Told]:
                 yield ("vips", vip.name, setting), what, do
 
 
-_OF_BGP = (
-    "med",
-    "communities",
-    "large_communities",
-    "extended_communities",
-    "as_path_prepend",
-    "local_preference",
-    "origin",
-)
-
-
 def _without_bgp(config: Config) -> Iterator[_Told]:
     """OSPF alone carries the routes. It has a cost, which goes by the role."""
     if config.bgp.weight is not None:
         what = "OSPF alone carries the routes, and the nodes that are equally near share the clients alike"
         yield ("bgp", "weight"), what, "remove it"
     for vip in config.vips:
-        for setting in _OF_BGP:
+        for setting in ROUTE_ATTRIBUTES:
             if getattr(vip, setting) not in (None, ()):
                 what = "OSPF alone carries the routes, and has nothing of the kind"
                 yield ("vips", vip.name, setting), what, "remove it, or write role: backup"

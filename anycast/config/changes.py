@@ -356,19 +356,7 @@ def _vips(
     yield from _members("", "vip", before, after, lambda old, new: _vip(old, new, pools))
 
 
-_ROUTED = (
-    "addresses",
-    "announce",
-    "role",
-    "med",
-    "communities",
-    "large_communities",
-    "extended_communities",
-    "as_path_prepend",
-    "local_preference",
-    "origin",
-    "when_unhealthy",
-)
+_ROUTED = ("addresses", "announce", "role", *model.ROUTE_ATTRIBUTES, "when_unhealthy")
 
 
 def _vip(old: model.Vip, new: model.Vip, pools: Mapping[str, str]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from anycast.core.values import configuration as model
 from anycast.core.values import fleet as others
 from anycast.core.values import speaker as who
 from anycast.core.values.configuration import (
+    ROUTE_ATTRIBUTES,
     Address,
     Forwarding,
     Needs,
@@ -778,18 +779,7 @@ else:
         __base__=Part,
         __doc__="What of a VIP's route is different on this node.",
         role=(Annotated[Role | None, choice(list(Role), Role)], entry("What this node is for the VIP.")),
-        **{
-            name: (_VIP[name], entry("As of a VIP."))
-            for name in (
-                "med",
-                "communities",
-                "large_communities",
-                "extended_communities",
-                "as_path_prepend",
-                "local_preference",
-                "origin",
-            )
-        },
+        **{name: (_VIP[name], entry("As of a VIP.")) for name in ROUTE_ATTRIBUTES},
     )
 
 

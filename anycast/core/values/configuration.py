@@ -373,6 +373,18 @@ class Announce:
         return str(self.prefix) if self.needs is Needs.ANY else f"{self.prefix} needs {self.needs}"
 
 
+ROUTE_ATTRIBUTES = (
+    "med",
+    "communities",
+    "large_communities",
+    "extended_communities",
+    "as_path_prepend",
+    "local_preference",
+    "origin",
+)
+"""Fields of a VIP: attributes of BGP that its routes carry."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vip:
     """A virtual IP: one or more addresses that stand and fall together.
