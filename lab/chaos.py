@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -160,23 +160,36 @@ def report(chosen: Options, story: Story, json_path: Path, svg_path: Path, failu
     print(f"\n{chaos_table([*story.rows, *worst(story.random_rows)])}", flush=True)
     if story.sent is not None and story.arrived is not None:
         print(f"FIN and RST: clients sent {story.sent}, real servers got {story.arrived}", flush=True)
+    missed = [
+        f"{row.name} {row.where}: {text}" for row in (*story.rows, *story.random_rows) for text in row.missed
+    ]
+    return ended(missed, failure, json_path, svg_path)
+
+
+def ended(missed: Sequence[str], failure: str, json_path: Path, svg_path: Path) -> int:
+    """The last lines of a report. Returns the exit status."""
     print(f"the same as JSON: {json_path}\nas a picture: {svg_path}", flush=True)
-    missed = [(row, text) for row in (*story.rows, *story.random_rows) for text in row.missed]
-    for row, text in missed:
-        print(f"NOT AS PROMISED: {row.name} {row.where}: {text}", flush=True)
+    for text in missed:
+        print(f"NOT AS PROMISED: {text}", flush=True)
     if failure:
         print(f"NOT FINISHED: {failure}", flush=True)
     return 1 if missed or failure else 0
 
 
+def failure_of(measure: Callable[[], None]) -> str:
+    """What ended it early; empty: nothing did. What was measured by then can be reported."""
+    try:
+        measure()
+    except Exception as error:  # noqa: BLE001 - a report is made whatever happens
+        traceback.print_exc()
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
 def inside(chosen: Options, json_path: Path, svg_path: Path) -> int:
     """In the lab's kernel."""
-    story, failure = Story(), ""
-    try:
-        run(chosen, story)
-    except Exception as error:  # noqa: BLE001 - what was measured by then is reported
-        failure = f"{type(error).__name__}: {error}"
-        traceback.print_exc()
+    story = Story()
+    failure = failure_of(lambda: run(chosen, story))
     return report(chosen, story, json_path, svg_path, failure)
 
 

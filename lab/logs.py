@@ -15,14 +15,13 @@ import os
 import shutil
 import signal
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from lab import configs
-from lab.chaos import in_lab
+from lab.chaos import ended, failure_of, in_lab
 from lab.chaos_plan import OptionError
 from lab.control import Lab
 from lab.logs_count import Arrival
@@ -119,23 +118,14 @@ def report(chosen: LogOptions, story: Story, json_path: Path, svg_path: Path, fa
     json_path.write_text(json.dumps(facts, indent=1) + "\n")
     svg_path.write_text(picture(story.rows, story.history, story.epoch))
     print(f"\n{logs_table(story.rows)}\n{summary(story.rows)}", flush=True)
-    print(f"the same as JSON: {json_path}\nas a picture: {svg_path}", flush=True)
-    missed = [(row, text) for row in story.rows for text in row.missed]
-    for row, text in missed:
-        print(f"NOT AS PROMISED: {row.fault} {row.where} {row.protocol}: {text}", flush=True)
-    if failure:
-        print(f"NOT FINISHED: {failure}", flush=True)
-    return 1 if missed or failure else 0
+    missed = [f"{row.fault} {row.where} {row.protocol}: {text}" for row in story.rows for text in row.missed]
+    return ended(missed, failure, json_path, svg_path)
 
 
 def inside(chosen: LogOptions, json_path: Path, svg_path: Path) -> int:
     """In the lab's kernel."""
-    story, failure = Story(), ""
-    try:
-        run(chosen, story)
-    except Exception as error:  # noqa: BLE001 - what was measured by then is reported
-        failure = f"{type(error).__name__}: {error}"
-        traceback.print_exc()
+    story = Story()
+    failure = failure_of(lambda: run(chosen, story))
     return report(chosen, story, json_path, svg_path, failure)
 
 

@@ -64,6 +64,14 @@ async def reached(wire: Wire[str], state: State) -> None:
     await until(lambda: wire.state is state and (wire.settled or state is not State.STANDING))
 
 
+async def standing(wires: Wires[str], sock: socket.socket) -> Wire[str]:
+    """A tripwire of the listener whose check has gone well, once its connection stands."""
+    wire = wires.join(target(port_of(sock)), "a")
+    wires.heard(wire, ok=True)
+    await reached(wire, State.STANDING)
+    return wire
+
+
 async def accepted(sock: socket.socket) -> socket.socket:
     return (await asyncio.get_running_loop().sock_accept(sock))[0]
 
@@ -139,9 +147,7 @@ def test_after_an_end_it_is_laid_again_once_a_check_has_gone_well() -> None:
         with listener() as sock:
             watch = Watch()
             wires = watch.wires()
-            wire = wires.join(target(port_of(sock)), "a")
-            wires.heard(wire, ok=True)
-            await reached(wire, State.STANDING)
+            wire = await standing(wires, sock)
             (await accepted(sock)).close()
             await until(lambda: bool(watch.trips), 0)
             wires.heard(wire, ok=False)
@@ -322,9 +328,7 @@ def test_what_a_server_sends_unasked_is_dropped_and_after_16_kilobytes_left_unre
         with listener() as sock:
             watch = Watch()
             wires = watch.wires()
-            wire = wires.join(target(port_of(sock)), "a")
-            wires.heard(wire, ok=True)
-            await reached(wire, State.STANDING)
+            wire = await standing(wires, sock)
             other = await accepted(sock)
             sent = 0
             for _ in range(100):
@@ -353,9 +357,7 @@ def test_a_greeting_costs_nothing_and_the_end_behind_it_is_seen() -> None:
         with listener() as sock:
             watch = Watch()
             wires = watch.wires()
-            wire = wires.join(target(port_of(sock)), "a")
-            wires.heard(wire, ok=True)
-            await reached(wire, State.STANDING)
+            wire = await standing(wires, sock)
             other = await accepted(sock)
             other.send(b"220 mail.example.net ESMTP\r\n")
             await moments()
@@ -562,9 +564,7 @@ def test_silence_is_found_by_the_kernel() -> None:
     async def story() -> None:
         with listener() as sock:
             wires = Watch().wires()
-            wire = wires.join(target(port_of(sock)), "a")
-            wires.heard(wire, ok=True)
-            await reached(wire, State.STANDING)
+            wire = await standing(wires, sock)
             assert wire.sock is not None
             assert wire.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert wire.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
