@@ -27,7 +27,7 @@ from anycast.fleet.frames import LENGTH, MOST, Task
 from anycast.fleet.receiving import Receiver
 
 FIRST_PAUSE = 0.5  # seconds until the next one is started
-PATIENCE = 15.0  # seconds for which it may say nothing: it says every second that it is there
+PATIENCE = 15.0  # seconds for which it may say nothing: it says every two seconds that it is there
 START = 60.0  # the same at first: it starts at a low priority
 PAUSE = 0.002  # seconds after each frame: others have a turn
 

@@ -9,6 +9,7 @@ import math
 import os
 import pickle
 import socket
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -31,9 +32,8 @@ from anycast.fleet.peers import Peers
 from anycast.lesser import become_lesser, set_up_logging
 
 NAME = "anycast-fleet"  # as the kernel knows it
-BEAT = 1.0  # seconds between two frames with signs of life
+BEAT = 2.0  # seconds between two frames with signs of life, and with figures that alone have changed
 TOGETHER = 0.05  # seconds in which the answers of nodes that are asked together come
-FIGURES = 2  # beats between two times that figures alone are told
 
 
 def main(argv: list[str]) -> int:
@@ -147,7 +147,9 @@ class Teller:
     async def run(self) -> None:
         """Until it is cancelled. Raises ConnectionError."""
         loop = asyncio.get_running_loop()
-        beat, beats = loop.time() + TOGETHER, 0  # with what has just been answered
+        beat = loop.time() + TOGETHER  # with what has just been answered
+        # Later ones go together with what the second of two groups has answered, which are asked by the wall clock.
+        base = loop.time() - time.time() % BEAT + BEAT / 2 + TOGETHER
         self._changed.set()
         while True:
             with contextlib.suppress(TimeoutError):
@@ -156,10 +158,9 @@ class Teller:
                     await asyncio.sleep(TOGETHER)
             on_beat = (now := loop.time()) >= beat
             if on_beat:
-                beat, beats = beat + BEAT * (math.floor((now - beat) / BEAT) + 1), beats + 1
-            figures = on_beat and beats % FIGURES == 0
+                beat = base + BEAT * (math.floor((now - base) / BEAT) + 1)
             await self._tell(
-                [*self._fresh(all_of_it=self._changed.is_set() or figures), *self._alive(on_beat=on_beat)]
+                [*self._fresh(all_of_it=self._changed.is_set() or on_beat), *self._alive(on_beat=on_beat)]
             )
 
     def _fresh(self, *, all_of_it: bool) -> Iterator[Sequence[Any]]:

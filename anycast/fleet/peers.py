@@ -8,6 +8,7 @@ import math
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from zlib import crc32
 
 import structlog
 
@@ -35,6 +36,19 @@ Hear = Callable[[Told], None]
 Alive = Callable[[str, float], None]
 
 
+def first_beats(fleet: Fleet, now: float, wall: float) -> Mapping[str, float]:
+    """An instant, past or to come, at which each node is to be asked, and then once in each interval.
+
+    By the wall clock: all nodes whose clocks agree ask a node at the same instant, so that it wakes up once for all of them.
+    """
+    interval = fleet.interval
+    groups = max(1, round(interval / TOGETHER))
+    return {
+        one.name: now - wall % interval + crc32(one.name.encode()) % groups / groups * interval
+        for one in fleet.peers
+    }
+
+
 class _SaysNoError(Exception):
     """It answers, and what it says cannot be used. `args[0]`: why."""
 
@@ -50,12 +64,11 @@ class Peers:
 
     async def run(self) -> None:
         """Until it is cancelled."""
-        base, interval = asyncio.get_running_loop().time(), self._fleet.interval
-        asked = [one for one in self._fleet.peers if one.host]
-        groups = min(len(asked), max(1, round(interval / TOGETHER)))
+        beats = first_beats(self._fleet, asyncio.get_running_loop().time(), time.time())
         async with asyncio.TaskGroup() as tasks:
-            for place, peer in enumerate(asked):
-                tasks.create_task(self._follow(peer, base, place % groups / groups))
+            for peer in self._fleet.peers:
+                if peer.host:
+                    tasks.create_task(self._follow(peer, beats[peer.name]))
 
     async def fetch(self, name: str, path: str) -> bytes:
         """A small answer of one node. Raises OSError, TimeoutError, BrokenError, SecretError."""
@@ -84,12 +97,11 @@ class Peers:
             asked.close()
         return ""
 
-    async def _follow(self, peer: PeerAt, base: float, share: float) -> None:
-        """`share`: of the interval after `base`, at which its beat is."""
+    async def _follow(self, peer: PeerAt, beat: float) -> None:
         loop, interval = asyncio.get_running_loop(), self._fleet.interval
         memory, wake = Memory(Told(name=peer.name)), _Wake(loop)
         asked = _Asked(self._secrets, peer, wake.early)
-        beat, due = base + share * interval, base + share * min(interval, TIMEOUT)
+        due = loop.time()
         try:
             while True:
                 await wake.at(due)

@@ -10,9 +10,9 @@ from anycast.core.fleet import codec
 from anycast.core.fleet.values import Document
 from anycast.core.values.fleet import Fleet, PeerAt
 from anycast.fleet.frames import Told
-from anycast.fleet.peers import Peers
+from anycast.fleet.peers import Peers, first_beats
 
-RARELY = 600.0  # seconds: within a test nobody's turn comes twice
+RARELY = 1e7  # seconds: within a test nobody's turn comes twice
 
 
 def answered() -> bytes:
@@ -92,3 +92,21 @@ def test_a_node_that_only_ends_its_connection_is_asked_at_once_and_is_there() ->
         assert (node.asked, len(node.lines)) == (2, 2)
 
     play(story)
+
+
+def fleet_of(*names: str) -> Fleet:
+    return Fleet(interval=2.0, peers=tuple(PeerAt(name=name, host="127.0.0.1", port=1) for name in names))
+
+
+def test_all_nodes_ask_a_node_at_the_same_instant() -> None:
+    wall = 1_790_000_000.7
+    one = first_beats(fleet_of("lb2", "lb3", "lb4"), 5000.3, wall)
+    other = first_beats(fleet_of("lb1", "lb3", "lb4"), 71.9, wall + 0.6)  # by its own clocks, and later
+    for name in ("lb3", "lb4"):
+        apart = (one[name] - 5000.3 + wall) - (other[name] - 71.9 + wall + 0.6)
+        assert min(apart % 2.0, -apart % 2.0) < 1e-6
+
+
+def test_nodes_are_asked_in_groups_a_second_apart() -> None:
+    beats = first_beats(fleet_of(*(f"lb{n}" for n in range(32))), 100.0, 1_790_000_000.7)
+    assert len({round(beat, 6) for beat in beats.values()}) == 2
