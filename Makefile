@@ -67,7 +67,7 @@ bench-checks: setup ## checks against HAProxy's, the agent under 5,000 a second,
 bench-ops: $(STAMP) ## the ops surface: hostile clients against the lease, documents of 5,000 servers; five minutes
 	@$(BIN)/python -m lab.bench_ops
 
-bench-fleet: $(STAMP) ## what it costs that 16 nodes of 1,000 VIPs ask one another; five minutes
+bench-fleet: $(STAMP) ## what it costs that 16 nodes of 1,000 VIPs ask one another; twenty minutes
 	@$(BIN)/python -m lab.bench_fleet
 
 bench-soak: $(STAMP) ## MINUTES=20 of 5,000 checks, 50 /status a second, 100 streams: memory, descriptors, files

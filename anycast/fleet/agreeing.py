@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -86,7 +87,7 @@ class Agreeing:
     async def run(self) -> None:
         """Until it is cancelled."""
         loop = asyncio.get_running_loop()
-        due = loop.time()
+        due = loop.time() - time.time() % OWN  # as the other nodes are asked: one wake-up for both
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
