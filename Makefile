@@ -33,8 +33,7 @@ demo: setup ## break balancers under 600 connections in the lab; less than two m
 # FAULTS=drain,agent-kill (FAULTS=help lists them), NODES=, CONNECTIONS=, SEED= and DURATION= of the random faults,
 # PEER=healthcheck or none, FIREWALL=1 for a stateful firewall on every balancer.
 chaos: setup ## the fault matrix under 600 connections: what broke, when routes went; half an hour
-	@./lab/install bench
-	@$(if $(filter bird,$(SPEAKER)),./lab/install bird,:)
+	@./lab/install bench $(filter bird,$(SPEAKER))
 	@$(BIN)/python -m lab.chaos $(if $(SPEAKER),--speaker '$(SPEAKER)') $(if $(FAULTS),--faults '$(FAULTS)') $(if $(NODES),--nodes '$(NODES)') \
 		$(if $(CONNECTIONS),--connections '$(CONNECTIONS)') $(if $(SEED),--seed '$(SEED)') \
 		$(if $(DURATION),--duration '$(DURATION)') $(if $(PEER),--peer '$(PEER)') \
@@ -97,8 +96,7 @@ lab-down: $(STAMP) ## end the lab; no trace is left but its logs in build/lab
 # here get one each.
 # ANYCAST_LONG=1: also what takes long and is near to something that is here.
 test: setup ## everything: lint, types, import rules, unit, property, contract, e2e
-	@./lab/install routers
-	@./lab/install browser
+	@./lab/install routers browser bench
 	@$(MAKE) --no-print-directory --jobs 6 --output-sync=line e2e-site unit contract-sessions contract-rest e2e-ipvs lint test-lowest
 
 lint: $(STAMP) ## ruff, mypy --strict, import rules
@@ -111,8 +109,7 @@ unit: $(STAMP) ## unit and property tests, no root needed
 	@$(BIN)/python -m pytest tests/unit tests/property
 
 contract: setup ## against the real ExaBGP, FRR, BIRD, GoBGP, OpenBGPD and Chromium on this machine
-	@./lab/install routers
-	@./lab/install browser
+	@./lab/install routers browser bench
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line contract-sessions contract-rest
 
 # In two halves, for they wait: for leases, hold times and daemons.
@@ -138,6 +135,7 @@ routers: $(STAMP) ## Debian 13 and unstable in build/debian, with their routers 
 	@$(BIN)/python -m lab.suites
 
 contract-all: routers ## the contract tests of routers with those of this machine and of `make routers`; half an hour
+	@./lab/install routers
 	@$(APART) $(BIN)/python -m lab.platforms routers
 
 # PARTS='lint unit contract'. The last commit is tested.
@@ -149,13 +147,16 @@ test-sid: $(STAMP) ## the same on Debian unstable, Python 3.14
 
 # TESTS=tests/e2e/test_maintenance.py for some of them.
 test-kernels: routers ## IPVS and end-to-end tests on User-Mode-Linux of Debian 12, 13 and unstable; hours
+	@./lab/install bench bird
 	@for suite in here trixie sid; do $(BIN)/python -m lab.platforms kernel $$suite $(if $(TESTS),-- $(TESTS)) || exit; done
 
 platforms: setup ## all of it, and unit and contract tests here
+	@./lab/install routers browser bench
 	@$(BIN)/python -m lab.platforms here unit contract
 	@for what in test-trixie test-sid contract-all test-kernels; do $(MAKE) --no-print-directory $$what || exit; done
 
 e2e: setup ## in the lab's kernel: IPVS contract and end to end
+	@./lab/install bench bird
 	@$(BIN)/python -m lab run -- $(BIN)/python -m pytest tests/contract tests/e2e -m lab
 
 # In two labs, for `make test`. What builds a site of its own is with IPVS, where there is none to build besides. The other
@@ -196,7 +197,7 @@ test-package: setup ## install, upgrade and remove the package in a fresh Debian
 	@SUITE='$(SUITE)' $(BIN)/python -m pytest tests/packaging
 
 AUDIT := build/venv-audit
-audit: ## known vulnerabilities of the Python packages in the Debian package, by PyPI's database; needs the network
+audit: system ## known vulnerabilities of the Python packages in the Debian package, by PyPI's database; needs the network
 	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet --disable-pip-version-check pip-audit; }
 	@for lock in packaging/requirements-*.txt; do $(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --requirement $$lock || exit; done
 
@@ -210,7 +211,8 @@ clab: $(STAMP) ## write the containerlab topology anew
 	@$(BIN)/python -m lab clab --write
 
 # One after another, all of them; those that fail are named at the end. ONLY='bfd-*' runs some.
-findings: ## what real programs do otherwise than expected: each script runs the real program; root, ten minutes
+findings: system ## what real programs do otherwise than expected: each script runs the real program; root, ten minutes
+	@./lab/install findings
 	@failed=; for script in findings/$(or $(ONLY),*).sh; do \
 		echo "== $$script"; bash $$script || failed="$$failed $$script"; \
 	done; test -z "$$failed" || { echo "not as stated in its head:$$failed" >&2; exit 1; }

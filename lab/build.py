@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from lab import netns
-from lab.machine import LabError
+from lab.errors import LabError
 from lab.topology import LAN, Topology
 
 

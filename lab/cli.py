@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, get_args
 from lab import coming_up, machine, places, publish
 from lab.configs import checkout, node_environment, program_environment
 from lab.control import What
+from lab.errors import LabError
 from lab.keeper import Keeper
-from lab.machine import LabError, Place
+from lab.machine import Place
 from lab.topology import RUN, Topology, topology
 from lab.wire import Frame, Kind, encode
 

@@ -28,7 +28,7 @@ from typing import IO, Any, Literal, Self
 
 from lab import build, configs, places, processes
 from lab.client import DEADLINE
-from lab.machine import LabError
+from lab.errors import LabError
 from lab.processes import Process
 from lab.routewatch import RouteEvent, RouteTable, RouteWatch
 from lab.topology import ROUTER_AS, RUN, VIP4, VIP6, VIPS, Node, Role, Topology, topology

@@ -26,7 +26,7 @@ from lab import configs, kernel_view, netns, places, turns
 from lab.announcer import Announcers
 from lab.chaos_plan import BY_NAME, Fault
 from lab.control import Lab, What
-from lab.machine import LabError
+from lab.errors import LabError
 from lab.measuring import say
 from lab.processes import Process
 from lab.topology import HTTP_PORT, LAN, VIPS, Node, topology

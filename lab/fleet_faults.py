@@ -16,8 +16,8 @@ from typing import Any
 from anycast.cli import client
 from lab import firewall, liars, netns
 from lab.chaos_plan import Fault
+from lab.errors import LabError
 from lab.faults import FLEET_PORT, Faults
-from lab.machine import LabError
 from lab.measuring import say
 from lab.topology import VIPS
 from lab.trial import PATIENCE, Facts

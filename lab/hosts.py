@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lab.suites import CHECKOUT, begun, finished, install, is_made
+from lab.suites import CHECKOUT, begun, finished, install, is_made, made
 
 PLACE = CHECKOUT / "build" / "hosts"
 SUITES = ("bookworm", "trixie", "sid")
@@ -52,7 +52,7 @@ def there(suite: str) -> bool:
 
 
 def make(suite: str) -> Path:
-    """The Debian, made if it is not there. Raises subprocess.CalledProcessError."""
+    """The Debian, made if it is not there. Raises lab.errors.LabError."""
     place = PLACE / suite
     if is_made(place):
         return place
@@ -145,9 +145,7 @@ def _first_process(node: subprocess.Popen[str]) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lab.hosts", description=__doc__)
     parser.add_argument("suites", nargs="*", default=SUITES, help=f"of Debian; default: {' '.join(SUITES)}")
-    for suite in parser.parse_args(arguments).suites:
-        print(make(suite))
-    return 0
+    return made(make, parser.parse_args(arguments).suites)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ import yaml
 
 from lab import configs, kernel_view, places, processes
 from lab.control import Lab
+from lab.errors import LabError
 from lab.faults import BFD, Site
 from lab.logs_count import Ledger, arrival
-from lab.machine import LabError
 from lab.processes import Process
 from lab.topology import VIP4, VIP6, Balancer, Node, Topology
 from lab.waiting import until

@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self
 
 from lab import configs, places
 from lab.chaos_plan import Fault
+from lab.errors import LabError
 from lab.faults import Faults, set_link
 from lab.logs_count import Window
 from lab.logs_figures import LogRow
@@ -31,7 +32,6 @@ from lab.logs_site import (
     Senders,
     certify,
 )
-from lab.machine import LabError
 from lab.measuring import say
 from lab.sampler import Sampler
 from lab.topology import LAN, VIP4, VIP6

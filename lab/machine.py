@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from lab import suites
+from lab.errors import LabError
 from lab.keeper import Keeper
 from lab.private import COVERED
 from lab.wire import CHUNK, WINDOW, Decoder, Frame, Kind, credit, encode
@@ -39,10 +40,6 @@ GUEST = Path(__file__).resolve().with_name("guest.py")
 MEMORY = int(os.environ.get("ANYCAST_LAB_MEMORY", "2048"))  # MiB
 BOOT_TIMEOUT = 60.0  # seconds
 _SPEED_UP = "raid6_select_algo,calibrate_xor_blocks"  # benchmarks nobody here needs: 0.9 s of a boot
-
-
-class LabError(Exception):
-    """The lab cannot do that; the message says what to do."""
 
 
 class Place(StrEnum):

@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from lab import netns, private
-from lab.machine import LabError
+from lab.errors import LabError
 
 PLACES = Path("/run/places")
 OWN = ("/etc", "/var", "/root")

@@ -24,6 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lab import suites
+from lab.errors import LabError
+from lab.machine import uml
 from lab.suites import CHECKOUT
 
 RESULTS = CHECKOUT / "docs" / "platforms.json"
@@ -230,12 +232,10 @@ def run_routers(words: Sequence[str]) -> int:
 
 def run_kernel(suite: str, words: Sequence[str]) -> int:
     """The tests of the lab in the User-Mode-Linux of that suite; `here`: this machine's."""
-    from lab import machine
-
     env = {**os.environ, "ANYCAST_LAB": "uml"}
     if suite != "here":
         env["ANYCAST_UML"] = str(suites.make(suite))
-    release = machine.uml(env).release()
+    release = uml(env).release()
     report = _report(f"kernel-{suite}")
     tests = [word for word in words if word.startswith("tests/")] or ["tests/contract", "tests/e2e"]
     others = [word for word in words if not word.startswith("tests/")]
@@ -264,21 +264,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     one = verbs.add_parser("suite")
     one.add_argument("suite")
-    one.add_argument("parts", nargs="*", choices=[*PARTS, []], default=["lint", "unit"])
+    one.add_argument("parts", nargs="*", choices=[*PARTS, []])
     one = verbs.add_parser("here")
     one.add_argument("parts", nargs="+", choices=PARTS)
     verbs.add_parser("routers")
     verbs.add_parser("kernel").add_argument("suite")
     told = parser.parse_args(arguments[:cut])
-    match told.verb:
-        case "suite":
-            return run_suite(told.suite, told.parts, words)
-        case "here":
-            return run_here(told.parts, words)
-        case "routers":
-            return run_routers(words)
-        case _:
-            return run_kernel(told.suite, words)
+    try:
+        match told.verb:
+            case "suite":
+                return run_suite(told.suite, told.parts or ["lint", "unit"], words)
+            case "here":
+                return run_here(told.parts, words)
+            case "routers":
+                return run_routers(words)
+            case _:
+                return run_kernel(told.suite, words)
+    except LabError as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from lab import machine
-from lab.machine import LabError
+from lab.errors import LabError
 from lab.topology import OPS_PORT
 
 FIRST = 19641  # lb1's, the next one is lb2's

@@ -9,11 +9,14 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+
+from lab.errors import LabError
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PLACE = CHECKOUT / "build" / "debian"
@@ -100,7 +103,7 @@ def isolated(place: Path, argv: Iterable[str]) -> list[str]:
 
 
 def make(suite: str) -> Path:
-    """The Debian, made if it is not there; completed, if lab/install names more than then. Raises CalledProcessError."""
+    """The Debian, made if it is not there; completed, if lab/install names more than then. Raises LabError."""
     place, wanted = root(suite), (CHECKOUT / "lab/install").read_text()
     if is_made(place):
         if (place / _READY).read_text() != wanted:
@@ -132,7 +135,8 @@ def is_made(place: Path) -> bool:
 
 
 def begun(place: Path, suite: str, packages: Iterable[str]) -> Path:
-    """A minimal Debian with these packages, beside `place` until it is `finished`. It starts no daemons."""
+    """A minimal Debian with these packages, beside `place` until it is `finished`. It starts no daemons. Raises LabError."""
+    _run(str(CHECKOUT / "lab/install"), "debian")
     new = place.with_suffix(".new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
@@ -148,7 +152,7 @@ def begun(place: Path, suite: str, packages: Iterable[str]) -> Path:
 
 
 def install(place: Path, *argv: str) -> None:
-    """Runs a command of the Debian in `place`: the network is this machine's, and no process stays."""
+    """Runs a command of the Debian in `place`: the network is this machine's, and no process stays. Raises LabError."""
     own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", f"--mount-proc={place}/proc"]
     _run(*own, "chroot", str(place), *argv)
 
@@ -162,18 +166,21 @@ def finished(new: Path, place: Path, made_of: str = "") -> Path:
 
 
 def _run(*argv: str) -> None:
-    done = subprocess.run(
-        argv,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-        env=environment(),
-    )
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            env=environment(),
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LabError(f"lab: {shlex.join(argv)}: {error}") from error
     if done.returncode != 0:
-        print(done.stdout[-4000:], done.stderr[-4000:], file=sys.stderr)
-        done.check_returncode()
+        said = "".join(f"{text[-4000:].rstrip()}\n" for text in (done.stdout, done.stderr) if text.strip())
+        raise LabError(f"{said}lab: {shlex.join(argv)}: it failed with status {done.returncode}")
 
 
 def mirror() -> str:
@@ -187,8 +194,17 @@ def mirror() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lab.suites", description=__doc__)
     parser.add_argument("suites", nargs="*", default=SUITES, help="of Debian; default: trixie and sid")
-    for suite in parser.parse_args(arguments).suites:
-        print(make(suite))
+    return made(make, parser.parse_args(arguments).suites)
+
+
+def made(make: Callable[[str], Path], suites: Iterable[str]) -> int:
+    """Prints where each is. Returns the exit status: 1 with the reason, where one cannot be made."""
+    try:
+        for suite in suites:
+            print(make(suite))
+    except LabError as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 

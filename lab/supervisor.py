@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from lab.control import What
-from lab.machine import LabError
+from lab.errors import LabError
 from lab.processes import Process
 from lab.topology import RUN, Role
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from lab.chaos_figures import Row
 from lab.chaos_plan import Fault
 from lab.control import Lab, Load
-from lab.machine import LabError
+from lab.errors import LabError
 from lab.measuring import say
 from lab.sampler import Sampler
 from lab.topology import VIPS

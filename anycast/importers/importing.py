@@ -19,7 +19,7 @@ _ROUNDS = 8
 # Of RFC 5737, 5398 and 3849: nobody's.
 _OWN_AS, _ROUTER_AS = 64496, 64497
 _ROUTER = "198.51.100.254"
-_ROUTER6, _OWN6 = "2001:db8:ffff::fe", "2001:db8:ffff::1"
+_ROUTER6, _OWN6 = "2001:db8:ffff::fe", ipaddress.ip_address("2001:db8:ffff::1")
 _NODES = ipaddress.ip_network("198.51.100.0/24")
 
 
@@ -182,7 +182,26 @@ def _with_bgp(setup: Setup, report: Report, place: Place) -> Setup:
             "nodes: each node's router id, an IPv4 number that no other node has; there are placeholders now",
         )
     setup = replace(setup, nodes=nodes)
-    return setup if setup.bgp is not None else replace(setup, bgp=_placeholder(setup, report, place))
+    if setup.bgp is not None:
+        return setup
+    setup = replace(setup, bgp=_placeholder(setup, report, place))
+    return _with_own_addresses(setup, report, place) if nodes and _has_ipv6(setup) else setup
+
+
+def _with_own_addresses(setup: Setup, report: Report, place: Place) -> Setup:
+    """Of each node, for its sessions over IPv6."""
+    report.to_write(
+        place,
+        "nodes: each node's local_address, its own in sessions over IPv6; there are placeholders now",
+    )
+    own = (keys(router_id=one, local_address=str(_OWN6 + at)) for at, (_, one) in enumerate(setup.nodes))
+    return replace(
+        setup, nodes=tuple((name, keys(bgp=bgp)) for (name, _), bgp in zip(setup.nodes, own, strict=True))
+    )
+
+
+def _has_ipv6(setup: Setup) -> bool:
+    return any(":" in address for vip in setup.vips for address in vip.addresses)
 
 
 def _placeholder(setup: Setup, report: Report, place: Place) -> Keys:
@@ -192,8 +211,9 @@ def _placeholder(setup: Setup, report: Report, place: Place) -> Keys:
         "with which no session comes up",
     )
     neighbors: list[Value] = [keys(address=_ROUTER, remote_as=_ROUTER_AS)]
-    if any(":" in address for vip in setup.vips for address in vip.addresses):
-        neighbors.append(keys(address=_ROUTER6, remote_as=_ROUTER_AS, local_address=_OWN6))
+    if _has_ipv6(setup):
+        local = None if setup.nodes else str(_OWN6)
+        neighbors.append(keys(address=_ROUTER6, remote_as=_ROUTER_AS, local_address=local))
     own = None if setup.nodes else str(next(iter(_NODES.hosts())))
     return keys(local_as=_OWN_AS, router_id=own, neighbors=tuple(neighbors))
 
@@ -207,7 +227,9 @@ def _notes(report: Report) -> dict[str, str]:
             "CHANGE: these are placeholders. Your AS number, this node's address, your routers (docs/routers.md)."
         )
     if any(text.startswith("nodes:") for text in said):
-        found["nodes"] = "CHANGE: each node's router id."
+        told = {"router id": "router id", "local_address": "address in sessions over IPv6 (local_address)"}
+        wanted = [text for word, text in told.items() if any(f"each node's {word}," in one for one in said)]
+        found["nodes"] = f"CHANGE: each node's {' and '.join(wanted)}."
     return found
 
 

@@ -117,11 +117,11 @@ class Vip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """All of it. `bgp` None: the source knows nothing of it. `nodes`: names, each with its router id or nothing."""
+    """All of it. `bgp` None: the source knows nothing of it. `nodes`: names, each with its router id, what it says itself, or nothing."""
 
     vips: tuple[Vip, ...]
     bgp: Keys | None = None
-    nodes: tuple[tuple[str, str], ...] = ()
+    nodes: tuple[tuple[str, Value], ...] = ()
     settings: Keys = Keys()
 
     def without(self, names: Iterable[str]) -> Setup:

@@ -129,9 +129,7 @@ class _Writer:
         if self.setup.bgp is not None:
             yield from self._section("bgp", _below(self.setup.bgp, 2))
         if self.setup.nodes:
-            yield from self._section(
-                "nodes", (f"  {name}: {scalar(address)}" for name, address in self.setup.nodes)
-            )
+            yield from self._section("nodes", _below(Keys(self.setup.nodes), 2))
         for name, value in self.setup.settings.items:
             if isinstance(value, Keys):
                 yield from self._section(name, _below(value, 2))

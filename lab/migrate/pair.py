@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from anycast.cli import client
 from lab import configs, kernel_view, processes
 from lab.control import Lab
-from lab.machine import LabError
+from lab.errors import LabError
 from lab.migrate.story import Story
 from lab.topology import HTTP_PORT, ROUTER_AS, VIP4, VIP6, VIPS, Balancer, topology
 from lab.trial import PATIENCE

@@ -10,7 +10,7 @@ from typing import Any
 
 from anycast.cli.table import table
 from lab.control import Lab, Load
-from lab.machine import LabError
+from lab.errors import LabError
 from lab.measuring import say
 from lab.sampler import Sampler
 from lab.topology import RUN

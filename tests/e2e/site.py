@@ -19,8 +19,8 @@ import yaml
 from anycast.cli import client
 from lab import configs, kernel_view, netns, waiting
 from lab.control import Lab, What
+from lab.errors import LabError
 from lab.kernel_view import Table
-from lab.machine import LabError
 from lab.processes import Process
 from lab.routewatch import RouteEvent
 from lab.topology import CLIENTS4, VIP4, VIP6, VIPS

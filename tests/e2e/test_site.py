@@ -13,7 +13,7 @@ import pytest
 
 from lab import netns
 from lab.control import Lab
-from lab.machine import LabError
+from lab.errors import LabError
 from lab.topology import VIP4, VIP6, VIPS, topology
 
 pytestmark = [

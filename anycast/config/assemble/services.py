@@ -208,6 +208,11 @@ class Vips(Assembler):
             what = f"these are {len(vip.announce):,} prefixes"
             self._say((*path, "announce"), what, f"write {MOST_ANNOUNCED} at most, and more VIPs")
             return ()
+        if not vip.announce and "announce" in vip.model_fields_set and self._whole((*path, "announce")):
+            # It may be meant as "nothing", and what it would do is announce every address.
+            what = "there is no prefix in it"
+            do = "leave it out, and each address has its host route; a VIP that is not to be announced is in maintenance"
+            self._say((*path, "announce"), what, do)
         if not addresses or not self._whole((*path, "address"), (*path, "addresses")):
             return ()
         for n, one in enumerate(vip.announce):

@@ -174,3 +174,13 @@ def test_a_daemon_that_learns_the_table_must_be_told_of_a_new_one() -> None:
         "the prefix of ns1, wider than a host route: waits for BIRD: `anycast render bird"
     )
     assert not [one for one in changes(after, before) if "wider" in one]
+
+
+def test_an_empty_list_is_not_taken_for_nothing_to_announce() -> None:
+    (said,) = problems("address: 192.0.2.53, announce: []")
+    assert "vips.ns1.announce: there is no prefix in it (leave it out" in said
+
+
+def test_a_prefix_that_cannot_be_read_is_told_alone() -> None:
+    (said,) = problems("address: 192.0.2.53, announce: [192.0.2.0/99]")
+    assert "no prefix in it" not in said

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from anycast.config.load import loads
 from anycast.importers.importing import Source, finished
 from anycast.importers.keepalived import read
 from anycast.importers.keepalived.language import uncommented, words
@@ -342,3 +343,23 @@ def test_lines_of_what_is_left_out_are_not_called_carried_over(tmp_path: Path) -
     assert "carried: lb_kind: forwarding" in of_line(report, 7), "the other VIP of the group has it"
     assert of_line(report, 12) == ["impossible: left out with its virtual_server"]
     assert [one.partition(":")[0] for one in of_line(report, 11)] == ["impossible"]
+
+
+OF_TWO = """\
+@lb1 net_namespace one
+@lb2 net_namespace two
+virtual_server 192.0.2.1 80 { real_server 10.9.2.1 80 { } }
+virtual_server 2001:db8::1 80 { real_server 2001:db8:9::1 80 { } }
+"""
+
+
+def test_each_node_gets_an_address_of_its_own_for_its_sessions_over_ipv6(tmp_path: Path) -> None:
+    setup, report = setup_of(OF_TWO, tmp_path)
+    done = finished(Source.KEEPALIVED, setup, report, Place("keepalived.conf"))
+    own = {name: loads(done.text, node=name).config.bgp.neighbors[1].local_address for name in ("lb1", "lb2")}
+    assert {name: str(one) for name, one in own.items()} == {
+        "lb1": "2001:db8:ffff::1",
+        "lb2": "2001:db8:ffff::2",
+    }
+    assert "# CHANGE: each node's router id and address in sessions over IPv6 (local_address).\n" in done.text
+    assert any("each node's local_address" in note.text for note in report.notes())

@@ -12,8 +12,8 @@ import pytest
 
 from anycast.config.load import load
 from lab.control import Lab
+from lab.errors import LabError
 from lab.faults import Site
-from lab.machine import LabError
 from lab.topology import topology
 
 

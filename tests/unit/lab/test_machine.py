@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.machine import LabError, Place, choose
+from lab.errors import LabError
+from lab.machine import Place, choose
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 PAYLOAD = b"0123456789abcdef" * 40_000  # more than every window and buffer on the way

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lab import platforms, suites
-from lab.machine import LabError, Place, choose, uml
+from lab.errors import LabError
+from lab.machine import Place, choose, uml
 from lab.platforms import Row, counts, keep
 
 REPORT = """<testsuites><testsuite>

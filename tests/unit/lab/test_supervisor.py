@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lab import supervisor
-from lab.machine import LabError
+from lab.errors import LabError
 from lab.processes import Process
 from lab.supervisor import UNITS, Policy, Supervisor, policy
 from tests.unit.lab.programs import program
