@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import random
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ TOGETHER = 1.0  # seconds from one group of nodes that are asked together to the
 BACK = 0.25  # seconds until one that has ended its connection is asked: its socket may only be bound anew
 AGAIN = 0.5  # seconds until one that has not answered is asked again, as long as it is not gone
 CONNECTION_LASTS = 600.0  # seconds, at most as long as the other node's certificate: a new one looks at it
+_SHORTER = 0.5  # of that, at most: nodes that have started together do not all make new ones at one instant
 SECRETS_LAST = 5.0  # seconds for which a token and certificates are good that were read
 _MOST_TAG = 64
 
@@ -322,7 +324,8 @@ class _Asked:
         made = await loop.create_connection(
             protocol, self.peer.host, self.peer.port, ssl=self._secrets.context(self.peer)
         )
-        self._until = loop.time() + min(CONNECTION_LASTS, _good_for(made[0], time.time()))
+        lasts = CONNECTION_LASTS * random.uniform(1 - _SHORTER, 1)  # noqa: S311 - to spread them
+        self._until = loop.time() + min(lasts, _good_for(made[0], time.time()))
         self._version = version
         return made
 
