@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from anycast.core.values.fleet import Certificates
+from anycast.trust import verifying
 
 
 def server(files: Certificates, names: Collection[str]) -> ssl.SSLContext:
@@ -24,19 +25,17 @@ def client(files: Certificates, names: Collection[str]) -> ssl.SSLContext:
     return _context(ssl.Purpose.SERVER_AUTH, files, names)
 
 
-def to_server(files: Certificates | None) -> ssl.SSLContext | None:
+def to_server(files: Certificates | None) -> ssl.SSLContext:
     """To one that is no node, by its host name as everywhere. None: the system's own authorities. Raises OSError."""
-    if files is None:
-        return None
-    context = ssl.create_default_context(cafile=files.ca)
+    context = verifying(None if files is None else files.ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if files.certificate is not None:
+    if files is not None and files.certificate is not None:
         context.load_cert_chain(files.certificate, files.key)
     return context
 
 
 def _context(purpose: ssl.Purpose, files: Certificates, names: Collection[str]) -> ssl.SSLContext:
-    context = ssl.create_default_context(purpose, cafile=files.ca)
+    context = verifying(files.ca, purpose)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = False  # by `_Named`: a node has several names, and any of them will do
     context.verify_mode = ssl.CERT_REQUIRED

@@ -6,7 +6,6 @@ import asyncio
 import http.client
 import json
 import os
-import ssl
 import stat
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from anycast import secrets
 from anycast.certificate import expiry
 from anycast.core.values.fleet import Certificates, Etcd, Fleet, FleetView
 from anycast.doctor.facts import Answered, FleetFacts, Runs
+from anycast.mutual_tls import to_server
 
 PATIENCE = 2.0  # seconds for an answer
 MOST = 1 << 20  # bytes of a file, or of an answer
@@ -88,9 +88,10 @@ def _member(endpoint: str, etcd: Etcd | None) -> Answered:
     """It says its version to everybody. Its gateway is asked besides: that can be dead where all else is well."""
     where = urlsplit(endpoint)
     host, port = where.hostname or "", where.port or 2379
+    tls = None if etcd is None else etcd.tls
     try:
         line = (
-            http.client.HTTPSConnection(host, port, timeout=PATIENCE, context=_context(etcd))
+            http.client.HTTPSConnection(host, port, timeout=PATIENCE, context=to_server(tls))
             if where.scheme == "https"
             else http.client.HTTPConnection(host, port, timeout=PATIENCE)
         )
@@ -126,12 +127,3 @@ def _gateway(status: int, data: bytes) -> tuple[str, str]:
 
 def _line(text: str) -> str:
     return "".join(one if one.isprintable() else " " for one in text[:100]).strip()
-
-
-def _context(etcd: Etcd | None) -> ssl.SSLContext:
-    """Raises OSError."""
-    tls = None if etcd is None else etcd.tls
-    context = ssl.create_default_context(cafile=None if tls is None else tls.ca)
-    if tls is not None and tls.certificate is not None:
-        context.load_cert_chain(tls.certificate, tls.key)
-    return context

@@ -237,8 +237,9 @@ class Client:
         if self._session is None or now > self._until:
             await self.close()
             self._until = now + CONNECTION_LASTS
+            encrypted = any(one.startswith("https:") for one in self._members)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=self._context() or True),
+                connector=aiohttp.TCPConnector(ssl=(self._context() if encrypted else None) or True),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session

@@ -21,6 +21,7 @@ from anycast import secrets
 from anycast.core.hooks import Ending, Webhook, is_exposed, wrong_url
 from anycast.notify.outcome import Outcome
 from anycast.secrets import SecretError
+from anycast.trust import verifying
 
 LONGEST_WAIT = 60.0  # seconds: what an answer's Retry-After may ask for
 _CHUNK = 16 * 1024  # bytes that are read at a time
@@ -190,7 +191,7 @@ def _context(action: Webhook) -> ssl.SSLContext | None:
     if not action.url.startswith("https:"):
         return None
     try:
-        return ssl.create_default_context(cafile=action.ca)
+        return verifying(action.ca)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else "no certificate in it"
         raise SecretError(f"the certificates in {action.ca} cannot be used: {why}") from None

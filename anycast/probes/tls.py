@@ -13,6 +13,7 @@ from anycast.certificate import not_after
 from anycast.core.values.checks import Tls
 from anycast.probes.finding import OK, Finding, UnusableError, warn
 from anycast.probes.verdict import fault_of
+from anycast.trust import verifying
 
 __all__ = [
     "OVERHEAD",
@@ -182,7 +183,7 @@ def cached_context(
 ) -> ssl.SSLContext:
     """The system's trust store is read once: a changed one counts after a restart."""
     if verify:
-        context = ssl.create_default_context(cafile=ca)
+        context = verifying(ca)
     else:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False

@@ -44,6 +44,10 @@ def config(
     view: str = "",
 ) -> Config:
     """A node with a session of each family, the one with a password. `announce`: prefixes around the VIPs. `view`: the software of a router that sends back."""
+
+    def quoted(some: str) -> str:
+        return ", ".join(f'"{one}"' for one in some.split(", "))
+
     text = f"""
 node: {{name: {name}, runtime_dir: {folder}, exabgp_user: root}}
 bgp:
@@ -57,8 +61,8 @@ bgp:
     - {{address: "{ROUTER6}", remote_as: 65000, local_address: "{NODE6}"}}
 vips:
   web:
-    addresses: [{", ".join(f'"{one}"' for one in vips.split(", "))}]
-    announce: [{", ".join(f'"{one}"' for one in announce.split(", ") if one)}]
+    addresses: [{quoted(vips)}]
+{f"    announce: [{quoted(announce)}]" if announce else ""}
     communities: ["{COMMUNITY}"]
     port: 80
     servers: [{{name: a, addresses: [10.9.2.1, "fd00:9::1"]}}]
