@@ -150,13 +150,14 @@ class Budget:
     """`backups`: the VIPs for which this node is a backup. Its failures cost their clients nothing while a primary serves.
 
     `last_resorts`: those that stay announced as the last resort. Where all nodes fail alike, clients come for as long as
-    that lasts.
+    that lasts. `sorries`: those with a sorry pool, which stay announced while it serves.
     """
 
     outages: tuple[Outage, ...]
     concerns: tuple[Concern, ...]
     backups: tuple[str, ...] = ()
     last_resorts: tuple[str, ...] = ()
+    sorries: tuple[str, ...] = ()
 
     def above(self, seconds: float) -> tuple[Outage, ...]:
         # The sums are of decimal fractions: 0.3 + 0.2 must not exceed 0.5.
@@ -171,8 +172,9 @@ def budget(config: Config, assumed: Assumed | None = None) -> Budget:
     last = tuple(
         vip.name for vip in config.vips if vip.services and vip.when_unhealthy is WhenUnhealthy.LAST_RESORT
     )
+    sorries = tuple(vip.name for vip in config.vips if any(one.sorry is not None for one in vip.services))
     concerns = tuple(_concerns(config, assumed))
-    return Budget(outages=outages, concerns=concerns, backups=backups, last_resorts=last)
+    return Budget(outages=outages, concerns=concerns, backups=backups, last_resorts=last, sorries=sorries)
 
 
 def _grouped(outages: Iterable[Outage]) -> Iterator[Outage]:
@@ -202,6 +204,11 @@ def _checked(config: Config, assumed: Assumed) -> Iterator[Outage]:
             yield Outage(kind=Kind.SERVICE_DIES, scopes=scope, terms=(*dies, *route))
             yield Outage(kind=Kind.SERVICE_HANGS, scopes=scope, terms=(*hangs, *route))
             yield Outage(kind=Kind.UNPROVEN, scopes=scope, terms=(*unproven, *route))
+            if service.sorry is not None:
+                scope = (f"{vip.name} {service.name} sorry",)
+                dies, hangs = (_slowest(service.sorry.check, how) for how in (_fails, _hangs))
+                yield Outage(kind=Kind.SERVER_DIES, scopes=scope, terms=(*dies, kernel))
+                yield Outage(kind=Kind.SERVER_HANGS, scopes=scope, terms=(*hangs, kernel))
         for local in vip.local:
             kinds = ((Kind.SERVICE_DIES, _fails), (Kind.SERVICE_HANGS, _hangs), (Kind.UNPROVEN, _cannot_run))
             for kind, how in kinds:

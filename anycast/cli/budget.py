@@ -69,6 +69,11 @@ def _text(found: Budget, above: tuple[Outage, ...], *, colour: bool) -> str:
             f"last resort here: {_some(found.last_resorts)}: where the real servers of a VIP fail for all nodes alike, clients "
             "are sent on to them for as long as that lasts; the figures of its services hold while another node is healthy\n"
         )
+    if found.sorries:
+        text += (
+            f"sorry pool here: {_some(found.sorries)}: where the real servers of a service fail, new clients have its sorry pool "
+            "with the write that takes the last one out, and the VIP stays announced, as the last resort\n"
+        )
     for concern in found.concerns:
         word = paint(Cell("warning", Colour.WARN), colour=colour)
         text += f"{word}: {concern.code}: {printable(concern.what)} ({concern.do})\n"
@@ -102,5 +107,6 @@ def _document(found: Budget, most: float | None, above: tuple[Outage, ...]) -> d
         ],
         "backups": list(found.backups),
         "last_resorts": list(found.last_resorts),
+        "sorries": list(found.sorries),
         "warnings": [{"code": one.code, "what": one.what, "do": one.do} for one in found.concerns],
     }

@@ -37,7 +37,8 @@ def remembered(state: State, key: ipvs.Key, facts: ServiceFacts) -> ServiceFacts
     serves = lost and (facts.sorry.usable > 0 or (before.serves and facts.sorry.unheard > 0))
     since = before.since if serves is before.serves else state.seen
     after = replace(facts.sorry, serves=serves, since=since, held=held)
-    leaving = held and (before.leaving or before.serves) and _may_have_clients(state, key, after)
+    leaving = before.leaving or before.serves or (not before.held and _was_left(state, key, known))
+    leaving = leaving and held and _may_have_clients(state, key, after)
     return replace(facts, sorry=replace(after, leaving=leaving))
 
 
@@ -45,7 +46,8 @@ def _may_have_clients(state: State, key: ipvs.Key, facts: SorryFacts) -> bool:
     """Whether connections to it may be left, which another node would break: as far as is known, and not for ever."""
     one = state.index.services[key]
     kernel, ended = state.kernel, _ended(state, facts)
-    if kernel.snapshot is None or kernel.read_at <= ended:
+    # What an agent before has left is in every reading of this run.
+    if kernel.snapshot is None or (facts.since is not None and kernel.read_at <= ended):
         return one.service.protocol is not Protocol.UDP
     if not lingers(state, facts, one.service.protocol, kernel.read_at):
         return False
@@ -105,6 +107,12 @@ def _was_found(state: State, key: ipvs.Key) -> bool:
         return False
     used = in_use(state.kernel.adopted, key)
     return any(one.up.key in used for one in _members(state, key))
+
+
+def _was_left(state: State, key: ipvs.Key, known: ServiceFacts | None) -> bool:
+    """Whether an agent before may have left connections to it, and nobody has had clients since. Then they are looked for."""
+    unused = known is not None and known.sorry is not None and known.sorry.since is None
+    return unused and state.kernel.snapshot is not None and key in state.kernel.adopted
 
 
 def _members(state: State, key: ipvs.Key) -> Iterator[Member]:

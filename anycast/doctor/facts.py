@@ -73,6 +73,7 @@ class Interface:
     mtu: int  # bytes
     kind: str = ""  # the kernel's word for what is no hardware: dummy, bridge, ipip, gre …
     neighbours: bool = True  # ask on it for addresses, by ARP or neighbour discovery
+    vrf: str = ""  # the VRF that it is in
     addresses: tuple[InterfaceAddress, ...] = ()
 
 

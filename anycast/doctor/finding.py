@@ -88,6 +88,7 @@ class Code(StrEnum):
     PREFIXES = "prefixes"
     WIDE_PREFIX = "wide_prefix"
     NO_ROUTE = "no_route"
+    VRF_INTERFACE = "vrf_interface"
     VRF_ROUTE = "vrf_route"
     DR_BEHIND_ROUTER = "dr_behind_router"
     TUNNEL_MTU = "tunnel_mtu"

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
@@ -51,10 +51,15 @@ async def read_interfaces() -> tuple[Interface, ...]:
     for one in await assigned.everywhere():
         addresses.setdefault(one.interface, []).append(ip_interface((one.address, one.prefix)))
     async with _route_socket() as route:
-        return tuple([_interface(link, addresses) async for link in await route.link("dump")])
+        links = [link async for link in await route.link("dump")]
+    names = {link["index"]: link.get("ifname") for link in links}
+    return tuple(_interface(link, addresses, names) for link in links)
 
 
-def _interface(link: Any, addresses: dict[int, list[InterfaceAddress]]) -> Interface:
+def _interface(
+    link: Any, addresses: Mapping[int, Sequence[InterfaceAddress]], names: Mapping[int, str]
+) -> Interface:
+    in_vrf = link.get(("linkinfo", "slave_kind")) == "vrf"
     return Interface(
         name=link.get("ifname"),
         up=bool(link["flags"] & _UP),
@@ -62,6 +67,7 @@ def _interface(link: Any, addresses: dict[int, list[InterfaceAddress]]) -> Inter
         kind=link.get(("linkinfo", "kind")) or "",
         neighbours=not link["flags"] & (_LOOPBACK | _NO_ARP),
         addresses=tuple(addresses.get(link["index"], ())),
+        vrf=names.get(link.get("master"), "") if in_vrf else "",
     )
 
 

@@ -55,6 +55,20 @@ def interfaces(facts: Facts, config: Config | None) -> Iterator[Finding]:
             text=f"node.interface: {name} is down, and the kernel removes IPv6 VIPs from it",
             fix=f"ip link set {name} up",
         )
+    outside = sorted(
+        one.name for one in facts.interfaces if one.name in facts.uplinks and one.vrf != carrier.vrf
+    )
+    if carrier.vrf and (outside or not facts.uplinks):
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.VRF_INTERFACE,
+            text=f"node.interface: {name} is in the VRF {carrier.vrf}, and so are its addresses: what comes for a VIP by an "
+            "interface that is not in it"
+            + (f", as {some(outside)} to the routers," if outside else "")
+            + " is answered with ICMP net unreachable",
+            fix="`interface: lo`, whose addresses every interface finds; or take it out: "
+            f"`ip link set {name} nomaster`",
+        )
     disabled = conf(name, "disable_ipv6", family=6)
     sixes = [str(address) for _, address in vips(config) if address.version == 6]
     if sixes and facts.number(disabled) == 1:

@@ -181,3 +181,29 @@ def test_a_user_without_rights_gets_what_can_be_read_and_the_reason_for_the_rest
 def test_a_loopback_that_is_down_is_found(file: Path) -> None:
     run("ip", "link", "set", "lo", "down")
     assert texts(doctor(file)[1], "lo_down")
+
+
+def test_vips_in_a_vrf_are_not_found_by_an_uplink_outside_of_it(file: Path) -> None:
+    subprocess.run(["modprobe", "-q", "vrf"], check=False)
+    links = """\
+link add red type vrf table 10
+link set red up
+link add vips type dummy
+link set vips up master red
+addr add 192.0.2.1/32 dev vips
+"""
+    made = subprocess.run(["ip", "-batch", "-"], input=links, capture_output=True, text=True, check=False)
+    if "Unknown device type" in made.stderr:
+        pytest.skip("this kernel has no VRFs")
+    assert made.returncode == 0, made.stderr
+    file.write_text(f"node: {{interface: vips}}\n{CONFIG}")
+    assert "vrf_interface" in {one["code"] for one in doctor(file)[1]["findings"]}
+    # What it says: who comes by the other interface is told that there is no such network.
+    way = ["ip", "-json", "route", "get", "192.0.2.1", "from", "10.2.1.254", "iif"]
+    outside, inside = (
+        subprocess.run([*way, link], capture_output=True, text=True, check=False) for link in ("up0", "vips")
+    )
+    assert (outside.returncode, inside.returncode) == (2, 0), (outside, inside)
+    run("ip", "link", "set", "up0", "master", "red")
+    run("ip", "route", "add", "default", "dev", "up0")
+    assert "vrf_interface" not in {one["code"] for one in doctor(file)[1]["findings"]}

@@ -242,6 +242,15 @@ def test_what_a_node_serves_itself_is_no_last_resort_of_real_servers() -> None:
     assert budget(loads(text, hostname="lb1").config).last_resorts == ()
 
 
+def test_a_sorry_pool_is_told_with_what_its_check_costs() -> None:
+    found = budget(load(ROOT / "examples" / "sorry.yaml", hostname="lb1").config)
+    assert found.sorries == ("shop",)
+    dies = [one for one in found.outages if one.kind is Kind.SERVER_DIES]
+    assert any(scope.endswith(" sorry") for one in dies for scope in one.scopes)
+    plain = budget(load(ROOT / "examples" / "fleet.yaml", hostname="lb1").config)
+    assert plain.sorries == ()
+
+
 def test_a_limit_is_kept_by_what_equals_it() -> None:
     found = budget(config("hold_time: 3, bfd: true,"))
     dead = worst(found, Kind.NODE_DIES)

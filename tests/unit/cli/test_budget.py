@@ -26,7 +26,7 @@ def test_every_failure_is_told_with_its_sum(capsys: pytest.CaptureFixture[str]) 
         "2.25 s",
         "2 s lease TTL + 0.05 s plugin and ExaBGP + 0.2 s router",
     ]
-    assert "web tcp/443, web tcp/8443, web mark/7 and 3 more" in out
+    assert "web tcp/80 sorry, web tcp/443, web tcp/8443 and 4 more" in out
     assert "warning: fragments: " in out
 
 
@@ -36,6 +36,14 @@ def test_what_this_node_is_a_backup_for_is_said(capsys: pytest.CaptureFixture[st
     assert "\nbackup here: mail: while a primary announces the VIP, a failure" in capsys.readouterr().out
     assert main(["budget", "--config", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["backups"] == ["mail"]
+
+
+def test_a_sorry_pool_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    file = FULL.parent / "sorry.yaml"
+    assert main(["budget", "--config", str(file)]) == 0
+    assert "\nsorry pool here: shop: where the real servers" in capsys.readouterr().out
+    assert main(["budget", "--config", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sorries"] == ["shop"]
 
 
 def test_which_vips_stay_on_as_the_last_resort_is_said(

@@ -206,6 +206,31 @@ def test_an_agent_that_starts_after_a_recovery_gives_it_no_client() -> None:
     assert (again.reason(), again.weights()) == (Reason.HEALTHY, [1, 1, 1, 0])
 
 
+def test_an_agent_that_starts_waits_for_connections_that_the_one_before_it_has_left() -> None:
+    node = up(sorry())
+    node.checks(Outcome.FAIL, 1, 2, 3)
+    node.kernel = busied(node.kernel, lambda one, _: ipvs.Connections(3 if one.weight else 0))
+    node.checks(Outcome.OK, 1, 2, 3)
+    assert is_last(node)
+    again = Node(sorry(), found=node.kernel)
+    again.checks(Outcome.OK)
+    assert (again.reason(), is_last(again), again.weights()) == (Reason.SORRY, True, [1, 1, 1, 0])
+    again.kernel = busied(again.kernel, lambda one, _: ipvs.Connections(0))
+    again.wait(6)
+    assert (again.reason(), is_last(again)) == (Reason.HEALTHY, False)
+
+
+def test_an_agent_that_starts_does_not_wait_for_ever() -> None:
+    node = up(sorry())
+    node.checks(Outcome.FAIL, 1, 2, 3)
+    node.kernel = busied(node.kernel, lambda one, _: ipvs.Connections(3 if one.weight else 0))
+    node.checks(Outcome.OK, 1, 2, 3)
+    again = Node(sorry(), found=node.kernel)
+    again.checks(Outcome.OK)
+    again.wait(again.state.config.timing.server_drain + 6)
+    assert (again.reason(), is_last(again)) == (Reason.HEALTHY, False)
+
+
 def test_its_own_memory_is_of_the_quorum_and_not_of_the_route() -> None:
     """A maintenance of the VIP must not leave a service in between, with neither clients nor a sorry pool."""
     node = up(sorry())

@@ -273,6 +273,21 @@ class TestVrf:
         assert "IPVS asks the main table alone" in one.text
         assert "ip rule add to NET lookup TABLE" in one.fix
 
+    def test_vips_in_one_are_not_found_by_uplinks_outside_of_it(self) -> None:
+        carrier = Interface(name="vips", up=True, mtu=1500, kind="dummy", vrf="red")
+        plain = config()
+        its = replace(plain, node=replace(plain.node, interface="vips"))
+        outside = replace(GOOD, interfaces=(LO, UP0, self.RED, carrier))
+        one = found(outside, Code.VRF_INTERFACE, its)
+        assert one.severity is Severity.WARNING
+        assert "vips is in the VRF red" in one.text
+        assert "up0" in one.text
+        for interfaces in (
+            (LO, replace(UP0, vrf="red"), self.RED, carrier),
+            (LO, UP0, self.RED, replace(carrier, vrf="")),
+        ):
+            assert Code.VRF_INTERFACE not in codes(replace(GOOD, interfaces=interfaces), its)
+
     @pytest.mark.parametrize(("forwarding", "wrong"), [(Forwarding.DR, True), (Forwarding.TUNNEL, False)])
     def test_a_route_to_the_vrf_device_serves_a_tunnel_only(
         self, forwarding: Forwarding, *, wrong: bool

@@ -64,11 +64,11 @@ def test_what_cannot_be_made_is_an_exit_status_and_no_traceback(
 @pytest.mark.parametrize(
     ("target", "wanted"),
     [
-        ("contract", {"routers", "browser", "bench"}),
+        ("contract", {"routers", "browser", "bench", "etcd", "tests"}),
         ("contract-all", {"routers"}),
         ("test-kernels", {"bench", "bird"}),
         ("e2e", {"bench", "bird"}),
-        ("findings", {"findings"}),
+        ("findings", {"routers", "bench", "etcd"}),
         ("audit", set()),
         ("package", set()),
         ("test-package", {"package"}),
