@@ -12,6 +12,7 @@ from anycast.core.dataplane import ipvs
 from anycast.core.health.phase import Outcome
 from anycast.core.values.configuration import Scheduler, Timing, Vip
 from anycast.core.withdrawal import PATIENCE as LEAVE_PATIENCE
+from tests.examples import dear
 from tests.fakes import SETTLE, Node, vip
 from tests.property.worlds import SORRY, busied, tampered, told
 
@@ -168,7 +169,7 @@ def fingerprints(node: Node) -> dict[ipvs.Key, str]:
     }
 
 
-@settings(max_examples=200)
+@settings(max_examples=dear(200))
 @given(
     one=st.tuples(vips, histories),
     other=st.tuples(vips, histories),
@@ -193,6 +194,7 @@ def test_any_two_histories_end_in_equal_kernel_tables_once_configuration_and_hea
     assert left.state.kernel.reported == told(left.kernel, left.asked)
 
 
+@settings(max_examples=dear(100))
 @given(first=vips, history=histories)
 def test_a_fingerprint_says_nothing_of_who_is_down(first: Vip, history: list[tuple[str, object]]) -> None:
     well, ill = settled(live(started(first), history), first, []), settled(started(first), first, [1])

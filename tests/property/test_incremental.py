@@ -17,6 +17,7 @@ from anycast.core import touched
 from anycast.core.dataplane import ipvs, loop
 from anycast.core.state import DISCARDS, REST, SYNC, Piece, State
 from anycast.core.step import begin, step
+from tests.examples import dear
 from tests.property import test_step as worlds
 
 
@@ -144,5 +145,5 @@ def test_what_is_concluded_of_a_part_is_what_is_concluded_of_the_whole(
 ) -> None:
     with patch.object(worlds, "begin", _begin), patch.object(loop, "PROGRAM", program):
         run_state_machine_as_test(
-            world, settings=settings(max_examples=25, stateful_step_count=40, deadline=None)
+            world, settings=settings(max_examples=dear(25), stateful_step_count=40, deadline=None)
         )

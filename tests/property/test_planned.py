@@ -13,6 +13,7 @@ from anycast.core.reload import in_slices
 from anycast.core.state import State
 from anycast.core.values.configuration import Config
 from anycast.core.values.fates import Fate, Way
+from tests.examples import dear
 from tests.property import test_step as worlds
 
 
@@ -83,5 +84,5 @@ class Planning(worlds.World):
 
 def test_a_plan_is_what_the_reload_does() -> None:
     run_state_machine_as_test(
-        Planning, settings=settings(max_examples=40, stateful_step_count=30, deadline=None)
+        Planning, settings=settings(max_examples=dear(40), stateful_step_count=30, deadline=None)
     )

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from anycast.agent import engine, start
+from anycast.agent import engine, planning, start
 from tests.unit.agent.reading import HereReading
 
 
@@ -11,5 +11,5 @@ def reads_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever an engine or a start in this process reads is read in it. Of the other process are test_apart.py, and
     the tests that start agents.
     """
-    for module in (engine, start):
+    for module in (engine, planning, start):
         monkeypatch.setattr(module, "Reading", HereReading)

@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -143,20 +143,26 @@ def finished(directory: Path, *options: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    """One agent for all tests that leave it as they found it. `events` are those since its start."""
+    with agent(tmp_path_factory.mktemp("standing"), SECRET_TOKEN="hush") as node:
+        node.until("ops.listening")
+        yield node
+        assert node.end(signal.SIGTERM) == 0
+
+
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_without_a_kernel_it_stays_up_announces_nothing_and_says_why(tmp_path: Path) -> None:
-    with agent(tmp_path) as node:
-        why = node.until("kernel.unavailable")["reason"]
-        node.until("ops.listening")
-        code, text = node.get("/readyz")
-        assert code == 503
-        assert why in text
-        assert node.get("/livez")[0] == 200
-        assert node.get("/vips/web")[0] == 503
-        assert node.end(signal.SIGTERM) == 0
+def test_without_a_kernel_it_stays_up_announces_nothing_and_says_why(standing: Agent) -> None:
+    why = next(event for event in standing.events if event["event"] == "kernel.unavailable")["reason"]
+    code, text = standing.get("/readyz")
+    assert code == 503
+    assert why in text
+    assert standing.get("/livez")[0] == 200
+    assert standing.get("/vips/web")[0] == 503
 
 
 def test_the_service_manager_hears_ready_the_watchdog_what_is_up_and_the_end(tmp_path: Path) -> None:
@@ -210,10 +216,11 @@ def test_an_agent_whose_watchdog_ran_out_says_where_it_hung(tmp_path: Path) -> N
         assert "agent/main.py" in said
 
 
-def test_a_second_sigterm_is_no_more_than_the_first(tmp_path: Path) -> None:
+def test_a_second_sigterm_is_no_more_than_the_first_and_the_ops_process_ends_too(tmp_path: Path) -> None:
     with agent(tmp_path) as node:
         node.until("ops.listening")
         assert node.end(signal.SIGTERM, signal.SIGTERM, signal.SIGINT) == 0
+        assert not Path("/proc", str(ops_pid(node))).exists()
 
 
 @pytest.mark.parametrize(
@@ -242,40 +249,36 @@ def test_the_sockets_are_for_whom_they_should_be(tmp_path: Path, said: str, want
         assert open_to_all is (wanted == 0o666)
 
 
-def test_a_second_agent_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
-    with agent(tmp_path) as node:
-        node.until("ops.listening")
-        code, said = finished(tmp_path)
-        assert code == 75
-        assert str(tmp_path / "run" / "agent.lock") in said
-        assert node.read().ok
-        assert node.end(signal.SIGTERM) == 0
+def test_a_second_agent_is_refused_and_the_first_goes_on(standing: Agent) -> None:
+    code, said = finished(standing.directory)
+    assert code == 75
+    assert str(standing.directory / "run" / "agent.lock") in said
+    assert standing.read().ok
 
 
-def test_a_second_agent_with_the_same_state_directory_is_refused(tmp_path: Path) -> None:
-    with agent(tmp_path) as node:
-        node.until("ops.listening")
-        file = tmp_path / "anycast.yaml"
-        before = file.read_text()
-        file.write_text(before.replace(str(tmp_path / "run"), str(tmp_path / "other-run")))
-        code, said = finished(tmp_path)
-        assert code == 75
-        assert str(tmp_path / "state" / "state.lock") in said
-        assert "node.state_dir" in said
+def test_a_second_agent_with_the_same_state_directory_is_refused(standing: Agent) -> None:
+    where = standing.directory
+    file = where / "anycast.yaml"
+    before = file.read_text()
+    try:
+        file.write_text(before.replace(str(where / "run"), str(where / "other-run")))
+        code, said = finished(where)
+    finally:
         file.write_text(before)
-        assert node.read().ok
+    assert code == 75
+    assert str(where / "state" / "state.lock") in said
+    assert "node.state_dir" in said
+    assert standing.read().ok
 
 
-def test_a_state_directory_that_another_agent_has_taken_meanwhile_stands(tmp_path: Path) -> None:
-    with agent(tmp_path) as node:
-        node.until("ops.listening")
-        other = tmp_path / "other.lock"
-        with other.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            other.replace(tmp_path / "state" / "state.lock")
-            node.until("state.shared")
-            node.until("condition.began")
-        assert node.until("condition.ended")["kind"] == "state_shared"
+def test_a_state_directory_that_another_agent_has_taken_meanwhile_stands(standing: Agent) -> None:
+    other = standing.directory / "other.lock"
+    with other.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        other.replace(standing.directory / "state" / "state.lock")
+        standing.until("state.shared")
+        assert standing.until("condition.began")["kind"] == "state_shared"
+    assert standing.until("condition.ended")["kind"] == "state_shared"
 
 
 def test_an_agent_whose_lock_another_has_taken_leaves(tmp_path: Path) -> None:
@@ -383,59 +386,49 @@ def leases(node: Agent) -> Generator[Lease, None, None]:
             yield from (one for one in decoder.feed(data) if isinstance(one, Lease))
 
 
-def test_strangers_have_a_process_of_their_own_which_is_named_and_has_no_rights(tmp_path: Path) -> None:
-    with agent(tmp_path, SECRET_TOKEN="hush") as node:
-        node.until("ops.listening")
-        ops = Path("/proc") / str(ops_pid(node))
-        assert (ops / "comm").read_text() == "anycast-ops\n"
-        assert b"anycast.ops" in (ops / "cmdline").read_bytes()
-        assert b"hush" not in (ops / "environ").read_bytes()
-        status = dict(line.split(":\t", 1) for line in (ops / "status").read_text().splitlines())
-        net_bind_service = 1 << 10
-        assert int(status["CapEff"], 16) & ~net_bind_service == 0
-        assert int(status["CapAmb"], 16) == 0
-        assert node.end(signal.SIGTERM) == 0
-        assert not ops.exists()
+def test_strangers_have_a_process_of_their_own_which_is_named_and_has_no_rights(standing: Agent) -> None:
+    ops = Path("/proc") / str(ops_pid(standing))
+    assert (ops / "comm").read_text() == "anycast-ops\n"
+    assert b"anycast.ops" in (ops / "cmdline").read_bytes()
+    assert b"hush" not in (ops / "environ").read_bytes()
+    assert b"hush" in Path(f"/proc/{standing.process.pid}/environ").read_bytes()
+    status = dict(line.split(":\t", 1) for line in (ops / "status").read_text().splitlines())
+    net_bind_service = 1 << 10
+    assert int(status["CapEff"], 16) & ~net_bind_service == 0
+    assert int(status["CapAmb"], 16) == 0
 
 
-def test_leases_go_on_while_the_ops_process_is_killed_and_it_comes_back(tmp_path: Path) -> None:
-    with agent(tmp_path) as node:
-        node.until("ops.listening")
-        plugin = leases(node)
-        first = ops_pid(node)
+def test_leases_go_on_while_the_ops_process_is_killed_and_it_comes_back(standing: Agent) -> None:
+    with closing(leases(standing)) as plugin:
+        first = ops_pid(standing)
         killed = time.monotonic()
         os.kill(first, signal.SIGKILL)
-        assert node.until("ops.ended")["why"] == "killed by SIGKILL"
-        assert ask(node.control, "GET", "/livez").ok
-        node.until("ops.listening")
-        assert ops_pid(node) != first
-        assert node.get("/livez")[0] == 200
-        assert node.read("/status").body["vips"][0]["name"] == "web"
+        assert standing.until("ops.ended")["why"] == "killed by SIGKILL"
+        assert ask(standing.control, "GET", "/livez").ok
+        standing.until("ops.listening")
+        assert ops_pid(standing) != first
+        assert standing.get("/livez")[0] == 200
+        assert standing.read("/status").body["vips"][0]["name"] == "web"
         assert any(lease.issued > killed for lease in plugin)
-        plugin.close()
-        assert node.end(signal.SIGTERM) == 1  # the plugin has not acknowledged that anything is withdrawn
 
 
-def test_a_plugin_that_stops_answering_is_told_of_by_the_agent_and_its_ops_process(tmp_path: Path) -> None:
-    with agent(tmp_path) as node:
-        node.until("ops.listening")
-        with socket.socket(socket.AF_UNIX) as line:
-            line.connect(str(node.directory / "run" / "lease.sock"))
-            line.sendall(encode(Report(seq=1, pid=46, exabgp_pid=47)))
-            while (began := node.until("condition.began"))["kind"] != "exabgp_silent":
-                pass
-            assert began["text"].startswith("the plugin (pid 46) of ExaBGP (pid 47) does not answer")
-            status = node.read("/status").body
-            assert [(one["silent"], one["mute"]) for one in status["plugins"]] == [(True, True)]
-            assert "exabgp_silent" in [one["kind"] for one in status["standing"]]
-            code, body = node.get("/readyz")
-            assert code == 503
-            assert "ExaBGP's plugin has not answered for" in body
-            assert 'anycast_standing_condition{kind="exabgp_silent"} 1' in node.get("/metrics")[1]
-            line.sendall(encode(Report(seq=2, pid=46, exabgp_pid=47)))
-            while node.until("condition.ended")["kind"] != "exabgp_silent":
-                pass
-        assert node.end(signal.SIGTERM) in (0, 1)
+def test_a_plugin_that_stops_answering_is_told_of_by_the_agent_and_its_ops_process(standing: Agent) -> None:
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(str(standing.directory / "run" / "lease.sock"))
+        line.sendall(encode(Report(seq=1, pid=46, exabgp_pid=47)))
+        while (began := standing.until("condition.began"))["kind"] != "exabgp_silent":
+            pass
+        assert began["text"].startswith("the plugin (pid 46) of ExaBGP (pid 47) does not answer")
+        status = standing.read("/status").body
+        assert [(one["silent"], one["mute"]) for one in status["plugins"]] == [(True, True)]
+        assert "exabgp_silent" in [one["kind"] for one in status["standing"]]
+        code, body = standing.get("/readyz")
+        assert code == 503
+        assert "ExaBGP's plugin has not answered for" in body
+        assert 'anycast_standing_condition{kind="exabgp_silent"} 1' in standing.get("/metrics")[1]
+        line.sendall(encode(Report(seq=2, pid=46, exabgp_pid=47)))
+        while standing.until("condition.ended")["kind"] != "exabgp_silent":
+            pass
 
 
 def test_a_router_that_lacks_a_vip_is_told_of_by_the_agent_its_hooks_and_its_ops_process(
@@ -506,15 +499,12 @@ def test_an_agent_that_is_killed_takes_its_ops_process_along_even_one_that_stand
         os.close(end)
 
 
-def test_what_is_read_after_a_command_shows_it(tmp_path: Path) -> None:
-    with agent(tmp_path) as node:
-        node.until("ops.listening")
-        for on in (True, False) * 10:
-            assert command(node.control, "/maintenance", {"scope": "web", "on": on}).ok
-            assert [one["scope"] for one in node.read("/status").body["maintenance"]] == ["web"] * on
-            names = [one["event"] for one in node.read("/events").body["events"]]
-            assert names.count("maintenance.began") - names.count("maintenance.ended") == on
-        assert node.end(signal.SIGTERM) == 0
+def test_what_is_read_after_a_command_shows_it(standing: Agent) -> None:
+    for on in (True, False) * 10:
+        assert command(standing.control, "/maintenance", {"scope": "web", "on": on}).ok
+        assert [one["scope"] for one in standing.read("/status").body["maintenance"]] == ["web"] * on
+        names = [one["event"] for one in standing.read("/events").body["events"]]
+        assert names.count("maintenance.began") - names.count("maintenance.ended") == on
 
 
 def test_a_command_that_was_given_up_is_not_carried_out_later(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from anycast.core.planned import Plan, ServerChange, ServiceChange
 from anycast.core.values.fates import Fate, Way
 from tests.unit.agent.test_engine import MAIL, WEB, Site, play, running
 
+pytestmark = pytest.mark.usefixtures("reads_here")
+
 PLAIN = PlanWish()
 
 

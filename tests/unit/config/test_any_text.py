@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from anycast.config.load import loads, loads_every
 from anycast.config.problem import ConfigError, Mark, Problem
+from tests.examples import dear
 
 FULL = Path(__file__).parents[3].joinpath("examples", "full.yaml").read_text(encoding="utf-8")
 TREE = yaml.safe_load(FULL)
@@ -94,7 +95,7 @@ def places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(place for key, item in items for place in places(item, (*path, key)))][0 if path else 1 :]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=dear(150), deadline=None)
 @given(st.data())
 def test_any_value_at_any_place_loads_or_is_explained(data: st.DataObject) -> None:
     tree = copy.deepcopy(TREE)

@@ -20,6 +20,7 @@ from anycast.config.load import load, loads
 from anycast.config.problem import LONGEST, TOLD, ConfigError
 from anycast.config.reader import MAX_DIRECTIVES, read
 from lab import hostile_files
+from tests.examples import LONG, dear
 
 ROOT = Path(__file__).parents[3]
 MEMORY = 200 * 1024  # KiB of resident memory
@@ -91,7 +92,7 @@ def _wrong(status: int, memory: int, said: bytes) -> str:
 
 
 # Every shape, each just over the limit of its kind; `make bench-input` has them as large as may be.
-SIZE, SHORT = (400_000, 30_000) if os.environ.get("ANYCAST_LONG") else (80_000, 8_000)
+SIZE, SHORT = (400_000, 30_000) if LONG else (80_000, 8_000)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def _reads(text: str | bytes) -> None:
         assert problem.do
 
 
-@settings(max_examples=300)
+@settings(max_examples=dear(300))
 @given(st.dictionaries(KEYS, TREES, max_size=6))
 def test_any_values_anywhere_are_read_or_told(tree: dict[str, object]) -> None:
     import yaml

@@ -36,6 +36,7 @@ from anycast.ops.mirror import Mirror
 from anycast.ops.paths import CONTROL, READ, Operation, openapi, schema
 from anycast.ops.source import Facts, Tally
 from anycast.ops.traffic import keys_of
+from tests.examples import dear
 from tests.property.worlds import BOTH, EITHER, busied, requiring, tampered
 from tests.property.worlds import told as worlds_told
 from tests.unit.ops import flows, scenes
@@ -246,7 +247,7 @@ def test_whatever_happens_every_document_is_as_its_schema_says(
         validator("event").validate(json.loads(event.text))
 
 
-@settings(max_examples=60)
+@settings(max_examples=dear(60))
 @given(
     st.sampled_from([healthy, Node]), st.lists(st.lists(st.sampled_from(HAPPENINGS), max_size=3), max_size=5)
 )
