@@ -122,7 +122,11 @@ class Wire:
             if (own, *place) not in endpoints:
                 endpoints[own, *place] = endpoint
                 return own
-        raise UnusableError("no free local port of those for to: vip", Fault.DESCRIPTORS)
+        raise UnusableError(
+            f"all {SIZE - 1:,} local ports for to: vip are in use towards port {port} of this VIP: a longer interval, a "
+            "shorter timeout, or a check for fewer servers",
+            Fault.PORTS,
+        )
 
     def shut(self, own: int, port: int, peer: bytes, protocol: int) -> None:
         self._endpoints.pop((own, port, peer, protocol), None)
