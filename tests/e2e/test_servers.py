@@ -56,7 +56,7 @@ def test_a_tripwire_tells_of_a_dead_server_that_no_check_would_ask_for_minutes(s
     until(stand, "a tripwire to every address of a real server")
     site.lab.kill("rs2", "server")
     until(lambda: site.weights("lb1", 2) == {0}, "lb1 to give rs2 weight 0")
-    assert site.status("lb1")["tripwires"]["ends"]["deadly"] >= 1
+    until(lambda: site.status("lb1")["tripwires"]["ends"]["deadly"] >= 1, "the end of a tripwire to be told")
     assert site.vip("lb1")["announced"]
     for server in servers:
         if server != "rs2":
