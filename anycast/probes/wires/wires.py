@@ -135,6 +135,11 @@ class Tripwire(Generic[Owner]):
         self.asked: list[tuple[Owner, float, float]] | None = None  # who waits for it, since when, until when
 
     @property
+    def shown(self) -> State:
+        """As it is counted: the end of one that the server may still refuse lets nothing run."""
+        return State.CONNECTING if self.state is State.STANDING and not self.settled else self.state
+
+    @property
     def place(self) -> str:
         return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
 
@@ -486,9 +491,9 @@ class Wires(Generic[Owner]):
         sock.close()
 
     def _set(self, wire: Tripwire[Owner], state: State) -> None:
-        self.counts[wire.state] -= 1
-        self.counts[state] += 1
+        self.counts[wire.shown] -= 1
         wire.state = state
+        self.counts[wire.shown] += 1
 
     def _unusual(self, wire: Tripwire[Owner], what: str) -> None:
         """It stands in the notes from now on, and the log tells of it."""
@@ -551,7 +556,9 @@ class Wires(Generic[Owner]):
             case State.CONNECTING:
                 self._no_answer(wire, now)
             case State.STANDING if not wire.settled or wire.asked:
+                self.counts[wire.shown] -= 1
                 wire.settled = True
+                self.counts[wire.shown] += 1
                 self._live_on(wire, now)
                 self._answer(wire, OK)
             case State.STANDING if wire.paused and wire.sock is not None:

@@ -115,6 +115,24 @@ def test_nothing_is_opened_before_a_check_has_gone_well() -> None:
     run_with_clock(story())
 
 
+def test_one_counts_as_standing_once_the_server_has_left_it_open_for_a_moment() -> None:
+    async def story() -> None:
+        with listener() as sock:
+            wires = Watch().wires()
+            wire = wires.join(target(port_of(sock)), "a")
+            wires.heard(wire, ok=True)
+            await until(lambda: wire.state is State.STANDING)
+            assert not wire.settled
+            assert wires.counts == {**dict.fromkeys(State, 0), State.CONNECTING: 1}
+            await reached(wire, State.STANDING)
+            assert wires.counts == {**dict.fromkeys(State, 0), State.STANDING: 1}
+            wires.leave(wire, "a", proof=False)
+            assert wires.counts == dict.fromkeys(State, 0)
+            wires.close()
+
+    run_with_clock(story())
+
+
 @pytest.mark.parametrize("how", ["fin", "rst", "listener"])
 def test_an_end_is_told_at_once_to_all_who_share_the_connection(how: str) -> None:
     async def story() -> None:
