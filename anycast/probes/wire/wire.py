@@ -139,7 +139,8 @@ class Wire:
             self._close_receivers()
 
     def at(self, when: float, call: Callable[[], None]) -> None:
-        """Call it then, or somewhat later. It is not taken back."""
+        """Call it then, or a moment later, together with others. It is not taken back."""
+        when += _MOMENT - when % _MOMENT
         self._timers.add(when, call)
         self._alarm.set(when)
 

@@ -300,3 +300,20 @@ def test_when_no_port_towards_a_vip_is_left_that_is_what_is_said(monkeypatch: py
         assert wire.open(81, VIP.packed, of.TCP, endpoint) in ports
 
     asyncio.run(story())
+
+
+def test_what_is_sent_later_has_its_own_time_to_be_acknowledged() -> None:
+    peer = Peer()
+    peer.wire.pass_time(0.2)
+    peer.accept()
+    peer.connection.send(b"GET")
+    sent = len(peer.wire.sent)
+    peer.wire.pass_time(0.3)  # the SYN's time
+    assert len(peer.wire.sent) == sent
+    peer.wire.pass_time(0.46)
+    assert [one.payload for one in peer.wire.sent[sent:]] == [b"GET"]
+    peer.wire.pass_time(0.71)
+    assert [one.payload for one in peer.wire.sent[sent:]] == [b"GET", b"GET"]
+    peer.wire.pass_time(5.0)
+    assert len(peer.wire.sent) == sent + 2
+    assert peer.wire.calls == []
