@@ -171,11 +171,12 @@ class Sweep(Generic[Owner]):
 
     def settle(self, started: int) -> None:
         """So many runs have been started together: see to it that their events are seen."""
-        if self._wire is not None:
-            self._wire.settle(started)
         self.look()
         if self.running and self._glance is None:
             self._wait(started)
+        if self._wire is not None:
+            # Last, so that each look of the wire's own comes after one of ours, which reports all it finds together.
+            self._wire.settle(started)
 
     def _wait(self, many: int) -> None:
         if many < _MANY:
