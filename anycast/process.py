@@ -9,10 +9,14 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
+import anycast
 from anycast import oom
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -75,6 +79,27 @@ def start(
         os.close(writing)
     oom.give_up_protection(process.pid)
     return process, Output(reading)
+
+
+def start_module(
+    module: str,
+    arguments: Sequence[str],
+    *,
+    line: socket.socket,
+    environment: Mapping[str, str],
+    options: Sequence[str] = (),
+    stdout: int | None = None,
+) -> subprocess.Popen[bytes]:
+    """A process of ours, which inherits `line`, in a session of its own. `options`: of Python. Raises OSError."""
+    return subprocess.Popen(
+        # -P and the path: the very code that runs here, whatever lies in the working directory.
+        [sys.executable, "-P", *options, "-m", module, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        pass_fds=(line.fileno(),),
+        env={**environment, "PYTHONPATH": str(Path(anycast.__file__).parents[1])},
+        start_new_session=True,
+    )
 
 
 def watch(process: subprocess.Popen[bytes]) -> asyncio.Future[int | None]:

@@ -28,10 +28,11 @@ from anycast.probes.finding import OK, Finding, unknown
 from anycast.probes.programs import ProgramRun, Programs, is_program
 from anycast.probes.run import check_of, probe
 from anycast.probes.sweep.agenda import Agenda
+from anycast.probes.sweep.alarm import Alarm
 from anycast.probes.sweep.runs import Run, run_of, sweepable
 from anycast.probes.sweep.sweep import TURN, Sweep
 from anycast.probes.verdict import judge, judged, tell
-from anycast.probes.wires.wires import State, Wire, Wires, is_wanted
+from anycast.probes.wires.wires import State, Tripwire, Wires, is_wanted
 
 __all__ = ["Checker"]
 
@@ -74,7 +75,7 @@ class _Slot:
     is_urgent: bool = (
         True  # due before its interval is over, for something has changed or it is new; or often
     )
-    wire: Wire[_Slot] | None = None  # tells when its server ends a connection
+    wire: Tripwire[_Slot] | None = None  # tells when its server ends a connection
     idle: bool = False  # that it stands is the check
     tripped: bool = False  # by the end of the wire, and it waits for its run
     off_beat: bool = False  # its run is the answer to that
@@ -113,8 +114,7 @@ class Checker:
         self._urgent: Agenda[_Slot] = Agenda()  # those that do not wait for a large lot
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = math.inf
+        self._alarm = Alarm(self._ring, self._next)
         self._rung = -math.inf  # when the alarm last went off
         self._pause = BATCH  # until it goes off again
         self._queue: deque[_Slot] = deque()  # for a task
@@ -177,7 +177,7 @@ class Checker:
                 break
         else:
             self._adoption = None
-        self._set_alarm()
+        self._alarm.renew()
 
     def _adopt(self, targets: AbstractSet[Target]) -> Iterator[float]:
         """Yields shares of a turn. What is there by then is whole, so another may take its place."""
@@ -286,9 +286,7 @@ class Checker:
             self._go_on_adopting()
         if self._adopting is not None:
             self._adopting.cancel()
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm, self._alarm_at = None, math.inf
+        self._alarm.cancel()
         if self._sweep is not None:
             self._sweep.close()
             self._sweep = None
@@ -337,55 +335,38 @@ class Checker:
         slot.at = at
         slot.reserved = False
         (self._urgent if urgent else self._agenda).add(at, slot)
-        if at < self._alarm_at:
-            self._set_alarm()
-
-    def _set_alarm(self) -> None:
-        """For the first that is due with the next batch, or for who waits in line and could begin."""
-        if self._line and (self._sweep is None or not self._sweep.full):
-            at = self._rung  # at once, after the event loop has had its turn
-        elif self._idle or (self._asked and not self._programs.full):
-            at = self._rung
-        elif self._queue and len(self._tasks) < self._limit:
-            at = self._rung + 2 * TURN
-        else:
-            at = self._next()
-        if at < self._alarm_at:
-            if self._alarm is not None:
-                self._alarm.cancel()
-            self._alarm_at = at
-            self._alarm = self._loop.call_at(at, self._ring)
+        if at < self._alarm.at:
+            self._alarm.renew()
 
     def _next(self) -> float:
-        at = math.inf
-        if (first := self._agenda.first()) is not None:
-            at = max(first[0], self._rung + self._pause)
-        if (first := self._urgent.first()) is not None:
-            at = min(at, max(first[0], self._rung + min(self._pause, BATCH)))
-        return at
+        """When the first is due with the next batch, or who waits in line and could begin."""
+        if self._line and (self._sweep is None or not self._sweep.full):
+            return self._rung  # at once, after the event loop has had its turn
+        if self._idle or (self._asked and not self._programs.full):
+            return self._rung
+        if self._queue and len(self._tasks) < self._limit:
+            return self._rung + 2 * TURN
+        regular = max(self._agenda.soonest(), self._rung + self._pause)
+        urgent = max(self._urgent.soonest(), self._rung + min(self._pause, BATCH))
+        return min(regular, urgent)
 
     def _ring(self) -> None:
         """Begin what is due, but not for longer than a turn: the rest has the next one."""
         self._rung = now = self._clock()
-        self._alarm_at = -math.inf  # what happens in here needs no alarm of its own
-        try:
-            if self._sweep is not None:
-                self._sweep.look()  # those that have ended may be due again
-            taken = self._take_due(self._urgent, now) + self._take_due(self._agenda, now)
-            many = len(self._line)
-            self._pause = BATCH if many < _MANY else 2 * BATCH if many < _MASSES else 4 * BATCH
-            if taken >= _DUE_A_TURN:
-                self._pause = 0.0  # there are more
-            if self._line:
-                self._start_runs()
-            if self._asked:
-                self._start_programs()
-            if self._idle:
-                self._ask_wires()
-            self._start_tasks(_TASKS_A_TURN)
-        finally:
-            self._alarm, self._alarm_at = None, math.inf
-            self._set_alarm()
+        if self._sweep is not None:
+            self._sweep.look()  # those that have ended may be due again
+        taken = self._take_due(self._urgent, now) + self._take_due(self._agenda, now)
+        many = len(self._line)
+        self._pause = BATCH if many < _MANY else 2 * BATCH if many < _MASSES else 4 * BATCH
+        if taken >= _DUE_A_TURN:
+            self._pause = 0.0  # there are more
+        if self._line:
+            self._start_runs()
+        if self._asked:
+            self._start_programs()
+        if self._idle:
+            self._ask_wires()
+        self._start_tasks(_TASKS_A_TURN)
 
     def _take_due(self, agenda: Agenda[_Slot], now: float) -> int:
         """How many have been looked at."""
@@ -488,7 +469,7 @@ class Checker:
             return  # for as long as it stands
         self._tell(slot, finding.result(took))
         self._go_on(slot)
-        self._set_alarm()
+        self._alarm.renew()
 
     def _is_proven(self, slot: _Slot) -> bool:
         return slot.idle and not slot.anew and slot.wire is not None and self._wires.stands(slot.wire)
@@ -543,7 +524,7 @@ class Checker:
             self._tell(slot, finding.result(took))
             self._go_on(slot)
         if self._line or self._asked:
-            self._set_alarm()  # there is room for one more
+            self._alarm.renew()  # there is room for one more
 
     def _well(self, runs: Iterator[Run[_Slot]], now: float) -> None:
         """As `_swept` for each of them, with OK: thousands of checks a second come here, and say nothing new."""
@@ -581,8 +562,8 @@ class Checker:
         if tally is not None:
             tally.count_all(Outcome.OK, same)
         self.runs.extend(numbers, took)
-        if self._line or soonest < self._alarm_at:
-            self._set_alarm()
+        if self._line or soonest < self._alarm.at:
+            self._alarm.renew()
 
     def _tell(self, slot: _Slot, result: Result) -> None:
         slot.quiet = None
@@ -635,14 +616,14 @@ class Checker:
                 self._tell(slot, result)
             self._go_on(slot)
         self._start_tasks(1)
-        self._set_alarm()
+        self._alarm.renew()
 
     def _remember(self, slot: _Slot, outcome: Outcome, took: float) -> None:
         if outcome is not Outcome.UNKNOWN:
             self.runs.add(slot.number, took if outcome is Outcome.OK else -max(took, _LEAST))
 
 
-def _is_awaited(slot: _Slot, wire: Wire[_Slot]) -> bool:
+def _is_awaited(slot: _Slot, wire: Tripwire[_Slot]) -> bool:
     """Whether the wire learns something from a run that goes well."""
     return slot.off_beat or slot.again or wire.state is State.OFF
 

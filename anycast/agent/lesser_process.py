@@ -8,17 +8,14 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
 
-import anycast
 from anycast import oom
-from anycast.process import how_it_ended, watch
+from anycast.process import how_it_ended, start_module, watch
 
 LONGEST_PAUSE = 30.0  # seconds until the next one is started
 STEADY = 60.0  # seconds after which one counts as having come up
@@ -102,20 +99,10 @@ async def run(program: Program, talk: Talk) -> str:
 def environment(more: Iterable[str]) -> dict[str, str]:
     """Of such a process."""
     names = (*_KEPT, *more)
-    return {
-        **{name: value for name, value in os.environ.items() if name in names},
-        "PYTHONPATH": str(Path(anycast.__file__).parents[1]),
-    }
+    return {name: value for name, value in os.environ.items() if name in names}
 
 
 def _start(program: Program, line: socket.socket) -> subprocess.Popen[bytes]:
     """Raises OSError."""
-    # -P and the path: the very code that runs here, whatever lies in the working directory.
-    argv = [sys.executable, "-P", "-m", program.module, f"--{program.line}={line.fileno()}"]
-    return subprocess.Popen(
-        [*argv, f"--agent={os.getpid()}", *program.options],
-        stdin=subprocess.DEVNULL,
-        pass_fds=(line.fileno(),),
-        env=environment(program.variables),
-        start_new_session=True,
-    )
+    arguments = (f"--{program.line}={line.fileno()}", f"--agent={os.getpid()}", *program.options)
+    return start_module(program.module, arguments, line=line, environment=environment(program.variables))

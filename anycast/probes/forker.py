@@ -141,10 +141,14 @@ class Forker:
                 setsid=True,
                 setsigdef=_DEFAULT,
             )
+            pidfd = -1
             try:
                 os.set_blocking(reading, False)
                 pidfd = os.pidfd_open(pid)
+                self._poller.register(pidfd, select.EPOLLIN)
             except BaseException:
+                if pidfd >= 0:
+                    os.close(pidfd)
                 _kill_group(pid)
                 os.waitpid(pid, 0)
                 raise
@@ -153,7 +157,6 @@ class Forker:
             raise
         finally:
             os.close(writing)
-        self._poller.register(pidfd, select.EPOLLIN)
         return _Program(number, pid, pidfd, reading, kills)
 
     def _read(self, program: _Program) -> None:

@@ -11,13 +11,10 @@ import itertools
 import json
 import socket
 import subprocess
-import sys
 from collections import defaultdict, deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
-import anycast
 from anycast.core.health.phase import Fault, Outcome, Result
 from anycast.core.values.configuration import HERE, Address, CommandCheck, Target
 from anycast.probes import links
@@ -25,8 +22,9 @@ from anycast.probes.command import judge_exit, not_started
 from anycast.probes.finding import OK, Finding, Progress, fail, late, unusable
 from anycast.probes.forker import NAME
 from anycast.probes.sweep.agenda import Agenda
+from anycast.probes.sweep.alarm import Alarm
 from anycast.probes.verdict import judge, tell
-from anycast.process import LINE, PATH, how_it_ended, kill_group, watch
+from anycast.process import LINE, PATH, how_it_ended, kill_group, start_module, watch
 
 __all__ = ["ProgramRun", "Programs", "is_program", "once"]
 
@@ -121,7 +119,7 @@ class Programs(Generic[Owner]):
         self._occupied: dict[Key, int] = {}  # by which of them
         self._parked: defaultdict[Key, deque[ProgramRun[Owner]]] = defaultdict(deque)
         self._deadlines: Agenda[ProgramRun[Owner]] = Agenda()
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._expire, self._deadlines.soonest)
         self.running = 0
 
     @property
@@ -184,8 +182,7 @@ class Programs(Generic[Owner]):
         self._runs.clear()
         self._parked.clear()
         self.running = 0
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._alarm.cancel()
         self._hang_up()
         if self._exited is not None:
             await asyncio.wait({self._exited}, timeout=_GOODBYE)
@@ -317,17 +314,10 @@ class Programs(Generic[Owner]):
     def _until(self, run: ProgramRun[Owner], deadline: float) -> None:
         run.deadline = deadline
         self._deadlines.add(deadline, run)
-        if self._alarm is None or deadline < self._alarm.when():
-            self._ring_at(deadline)
-
-    def _ring_at(self, at: float) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = self._loop.call_at(at, self._expire)
+        self._alarm.set(deadline)
 
     def _expire(self) -> None:
         """See to the runs whose time is over. What has been said until now still counts."""
-        self._alarm = None
         self._hear()
         now, deadlines = self._clock(), self._deadlines
         while (first := deadlines.first()) is not None:
@@ -337,8 +327,6 @@ class Programs(Generic[Owner]):
             deadlines.take(at)
             if run.busy and run.deadline == at:
                 self._over(run, now)
-        if first is not None and (self._alarm is None or first[0] < self._alarm.when()):
-            self._ring_at(first[0])
         self.settle()
 
     def _over(self, run: ProgramRun[Owner], now: float) -> None:
@@ -408,14 +396,13 @@ def _launch() -> tuple[socket.socket, asyncio.Future[int | None]]:
     ours, theirs = socket.socketpair()
     try:
         with theirs:
-            # -P and the path: the very code that runs here, whatever lies in the working directory.
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-S", "-m", "anycast.probes.forker", str(theirs.fileno()), str(LINE)],
-                stdin=subprocess.DEVNULL,
+            process = start_module(
+                "anycast.probes.forker",
+                (str(theirs.fileno()), str(LINE)),
+                line=theirs,
+                environment={"PATH": PATH},
+                options=("-S",),
                 stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                env={"PATH": PATH, "PYTHONPATH": str(Path(anycast.__file__).parents[1])},
-                start_new_session=True,
             )
         ours.setblocking(False)
         return ours, watch(process)

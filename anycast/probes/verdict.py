@@ -42,7 +42,8 @@ _FAULTS: dict[int, Fault] = {
     getattr(errno, name): fault
     for fault, names in {
         Fault.LINK: "ENETDOWN ENODEV ENXIO",
-        Fault.DESCRIPTORS: "EADDRINUSE EADDRNOTAVAIL EMFILE ENFILE ENOBUFS ENOMEM ENOSR",
+        Fault.DESCRIPTORS: "EMFILE ENFILE ENOBUFS ENOMEM ENOSR",
+        Fault.PORTS: "EADDRINUSE EADDRNOTAVAIL",
         Fault.FORK: "EAGAIN",  # sockets are waited for: a process or a thread cannot be started
         Fault.PERMISSION: "EACCES EISDIR ELOOP ENOENT ENOTDIR EPERM",
         Fault.CONFIGURATION: "EAFNOSUPPORT EPROTONOSUPPORT ESPIPE",

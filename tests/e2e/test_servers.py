@@ -41,6 +41,30 @@ def test_without_any_real_server_every_node_withdraws(site: Site) -> None:
     assert site.served()
 
 
+def test_a_tripwire_tells_of_a_dead_server_that_no_check_would_ask_for_an_hour(site: Site) -> None:
+    with site.edit("lb1") as config:
+        slow = {"interval": "1h", "fast_interval": "200ms"}
+        config["pools"]["web"]["check"] |= slow | {"tripwire": True}
+        config["vips"]["web"]["services"][1]["check"] |= slow
+    site.reload("lb1")
+    servers = [server.name for server in site.lab.topology.servers]
+
+    def stand() -> bool:
+        wires = site.status("lb1")["tripwires"]
+        return wires is not None and wires["standing"] == wires["wanted"] == 2 * len(servers)
+
+    until(stand, "a tripwire to every address of a real server")
+    site.lab.kill("rs2", "server")
+    until(lambda: site.weights("lb1", 2) == {0}, "lb1 to give rs2 weight 0")
+    until(lambda: site.status("lb1")["tripwires"]["ends"]["deadly"] >= 1, "the end of a tripwire to be told")
+    assert site.vip("lb1")["announced"]
+    for server in servers:
+        if server != "rs2":
+            site.lab.kill(server, "server")
+    site.routed([])
+    until(lambda: site.vip("lb1")["reason"] == "below_quorum", "lb1 to say why")
+
+
 def test_a_drained_server_gets_no_new_clients_on_this_node_and_comes_back(site: Site) -> None:
     with site.edit(
         "lb1"

@@ -12,6 +12,7 @@ from anycast.config.problem import Path
 from anycast.config.schema import checks as forms
 from anycast.config.schema.part import Part
 from anycast.config.schema.scalars import spell_duration
+from anycast.config.warn import Warned
 from anycast.core.health.compose import leaves
 from anycast.core.values import checks as kinds
 from anycast.core.values import configuration as model
@@ -44,10 +45,24 @@ class Checks(Assembler):
         self._resolving: list[str] = []  # names of the checks being looked up, the outermost first
         self._sizes: dict[int, _Size] = {}  # of rules, by identity
         self._rules: list[model.Rule[model.Leaf]] = []  # so that the identities stay theirs
+        self._open: list[
+            tuple[Path, model.Check]
+        ] = []  # with a tripwire, and the service says over what they go
 
     @property
     def named(self) -> dict[str, model.Tree]:
         return {name: part for name, part in self._known.items() if part is not None}
+
+    def unwired(self, config: model.Config) -> Iterator[Warned]:
+        """Tripwires of questions that go over UDP wherever they are asked: where it matters, a service says that."""
+        if not self._open:
+            return
+        asked = {leaf for tree in _trees(config) for leaf in leaves_of(tree)}
+        for place, check in self._open:
+            if check in asked and _over_tcp(check) not in asked:
+                what = "nothing asks this over TCP, and a question over UDP has no connection that could stay open"
+                do = "write transport: tcp, or protocol: [udp, tcp] for the service, or remove the line"
+                yield place, what, do
 
     def named_check(self, name: str) -> model.Tree | None:
         if name not in self._known:
@@ -171,9 +186,9 @@ class Checks(Assembler):
             return None
         where = written.address if isinstance(kind, kinds.AimedKind | kinds.IcmpCheck) else None
         aims = {}
-        if isinstance(kind, kinds.AimedKind):
+        if forms.asks_a_port(type(kind)):
             aims = {"to_vip": written.to == "vip", "full_size": written.full_size is not False}
-            self._to_vip(path, written, kind)
+            self._to_vip(path, written)
         check = self._built(path, written, model.Check, kind=kind, address=where, **aims)
         if check is None:
             return None
@@ -186,14 +201,13 @@ class Checks(Assembler):
             )
         if check.tripwire and (what := _no_tripwire(kind, to_vip=check.to_vip)):
             self._say((*path, "tripwire"), what, "remove the line", key=True)
-        if check.hold_down is None:
-            return check
-        return replace(check, hold_down=self._hold_down(path, check.hold_down, written.hold_down))
+        if check.hold_down is not None:
+            check = replace(check, hold_down=self._hold_down(path, check.hold_down, written.hold_down))
+        if check.tripwire and _over_tcp(check) is not check:
+            self._open.append((self._context.place((*path, "tripwire")), check))
+        return check
 
-    def _to_vip(self, path: Path, written: forms.Check, kind: kinds.Kind) -> None:
-        if written.to == "vip" and isinstance(kind, kinds.IdleCheck):
-            what = "an idle check has a connection of the kernel's, which cannot go to the VIP: this node has it itself"
-            self._say((*path, "to"), what, "remove it, or write tcp", key=True)
+    def _to_vip(self, path: Path, written: forms.Check) -> None:
         if written.to == "vip" and written.address is not None:
             what = "with to: vip the VIP is asked for at each real server"
             self._say((*path, "address"), what, "remove one of the two lines", key=True)
@@ -264,6 +278,18 @@ def _no_tripwire(kind: kinds.Kind, *, to_vip: bool) -> str:
 
 def _called(reference: forms.Check) -> str:
     return str(reference if isinstance(reference, str) else reference.type)
+
+
+def _trees(config: model.Config) -> Iterator[model.Tree]:
+    """Every check, and every requirement."""
+    found: list[model.Tree | None] = [config.require]
+    for vip in config.vips:
+        found.append(vip.require)
+        for service in vip.services:
+            found += [service.require, *(pool.check for pool in service.pools)]
+        for local in vip.local:
+            found += [local.require, local.check]
+    yield from (tree for tree in found if tree is not None)
 
 
 def leaves_of(tree: model.Tree) -> Iterator[model.Leaf]:

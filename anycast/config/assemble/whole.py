@@ -66,6 +66,7 @@ def build(file: schema.File, source: Source, hostname: str) -> Built:
         *announced.doubtful(config),
         *blind(config),
         *builder.fleet.warned,
+        *builder.checks.unwired(config),
     ]
     return Built(
         config=config,

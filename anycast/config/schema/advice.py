@@ -266,6 +266,10 @@ servers:
     ),
 }
 _ENDS = {"services": ("services",), "neighbors": ("bgp", "neighbors")}
+_AIMED = Advice(
+    "remove it: only a check that asks something at a port can go to the VIP, and an idle check asks nothing; or write tcp",
+    "check: {type: tcp, to: vip}",
+)
 _OF_TLS = ("verify", "ca", "sni", "certificate", "key", "expiry_warning")
 
 
@@ -294,6 +298,8 @@ def for_key(key: str, value: object, known: Iterable[str], place: Path) -> tuple
 def _explained(key: str, known: tuple[str, ...], place: Path) -> Advice | None:
     if key in _OF_TLS and {"path", "host"} <= {*known}:
         return Advice("there is no TLS with type: http", "type: https")
+    if key in {"to", "full_size"} and "fall" in known:
+        return _AIMED
     if key == "expect" and "steps" in known:
         return Advice("what is expected is a step", LINES["steps",])
     if key in {"forwarding", "scheduler", "port", "protocol"} and place[0] == "pools":

@@ -186,6 +186,11 @@ _FULL_SIZE = (
 _OF_TLS = [field.name for field in fields(kinds.Tls)]
 
 
+def asks_a_port(kind: type[kinds.Kind]) -> bool:
+    """Whether it may be aimed at the VIP: the connection of an idle check is the kernel's, and this node has the VIP."""
+    return issubclass(kind, kinds.AimedKind) and kind is not kinds.IdleCheck
+
+
 def _probed(kind: type[kinds.Kind], name: str, without: list[str]) -> type[Part]:
     """What all checks have, where it is aimed, its type, and what it has besides."""
     first = settings(model.Check, () if kind.CONNECTS and kind is not kinds.IdleCheck else ("tripwire",))
@@ -193,6 +198,7 @@ def _probed(kind: type[kinds.Kind], name: str, without: list[str]) -> type[Part]
         first["address"] = (of.AnyAddress | None, entry("Default: the real server's address."))
     if issubclass(kind, kinds.AimedKind):
         first["port"] = (of.Port | None, entry("Default: the port the real server is served on."))
+    if asks_a_port(kind):
         first["to"] = (Annotated[str, of.choice(["server", "vip"])], entry(_TO, "server"))
         first["full_size"] = (of.Flag | None, entry(_FULL_SIZE))
     first["type"] = (Annotated[Literal[name], BeforeValidator(_lower)], ...)

@@ -19,7 +19,8 @@ class Fault(StrEnum):
     """Why this node could not run a check: a fault of the node, which says nothing about the target."""
 
     LINK = "link"  # the interface towards the target is down
-    DESCRIPTORS = "descriptors"  # no file descriptor, port or buffer is left
+    DESCRIPTORS = "descriptors"  # no file descriptor or buffer is left
+    PORTS = "ports"  # no local port is left, or no local address
     RESOLVER = "resolver"  # no name can be resolved
     FORK = "fork"  # no process can be started
     PERMISSION = "permission"  # a capability or a file of the check's own is missing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from itertools import count
 from typing import Generic, TypeVar
@@ -41,6 +42,12 @@ class Agenda(Generic[T]):
         if heap and (not row or heap[0][0] < row[0][0]):
             return heap[0][0], heap[0][2]
         return row[0] if row else None
+
+    def soonest(self) -> float:
+        """The instant of the first; infinity: there is none."""
+        row, heap = self._row, self._heap
+        at = row[0][0] if row else math.inf
+        return heap[0][0] if heap and heap[0][0] < at else at
 
     def due(self, until: float, most: int) -> list[T]:
         """The first, in their order, that are due by then, but so many at most. They are taken out."""

@@ -17,6 +17,7 @@ from anycast.core.health.phase import Fault, Outcome
 from anycast.probes import links
 from anycast.probes.finding import OK, Finding, Progress, fail, late, unknown, unusable
 from anycast.probes.sweep.agenda import Agenda
+from anycast.probes.sweep.alarm import Alarm
 from anycast.probes.sweep.runs import Run, StaleError
 from anycast.probes.sweep.sockets import Sockets
 from anycast.probes.verdict import judge, judged, tell
@@ -95,8 +96,7 @@ class Sweep(Generic[Owner]):
         self._deadlines: Agenda[list[Run[Owner]]] = Agenda()
         self._started: dict[float, list[Run[Owner]]] = {}  # those of this turn, by their timeout
         self._behind = False  # the last look came to an end before its events did
-        self._expiry: asyncio.Handle | None = None
-        self._expiry_at = 0.0
+        self._expiry = Alarm(self._expire, self._next)
         self._glance: asyncio.Handle | None = None
         self._watching = False
         self._moment = _MOMENT
@@ -132,8 +132,7 @@ class Sweep(Generic[Owner]):
             lot = self._started[run.timeout] = []
             if run.timeout < self._moment * _HASTE:
                 self._moment = run.timeout / _HASTE
-            if self._expiry is None or deadline < self._expiry_at:
-                self._expire_at(deadline)
+            self._expiry.set(deadline)
         lot.append(run)
 
     def _connect(self, run: Run[Owner]) -> Finding | None:
@@ -172,11 +171,12 @@ class Sweep(Generic[Owner]):
 
     def settle(self, started: int) -> None:
         """So many runs have been started together: see to it that their events are seen."""
-        if self._wire is not None:
-            self._wire.settle(started)
         self.look()
         if self.running and self._glance is None:
             self._wait(started)
+        if self._wire is not None:
+            # Last, so that each look of the wire's own comes after one of ours, which reports all it finds together.
+            self._wire.settle(started)
 
     def _wait(self, many: int) -> None:
         if many < _MANY:
@@ -334,11 +334,10 @@ class Sweep(Generic[Owner]):
                 self._sockets.give(sock, fd, run.family, run.speaks)
             run.released()
 
-    def _expire_at(self, at: float) -> None:
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._expiry_at = at
-        self._expiry = self._loop.call_at(at, self._expire)
+    def _next(self) -> float:
+        """When time is over for runs that may still be under way."""
+        self._note_deadlines()
+        return self._deadlines.soonest()
 
     def _expire(self) -> None:
         """End the runs whose time is over. What has happened until now still counts."""
@@ -353,16 +352,13 @@ class Sweep(Generic[Owner]):
             if lot:
                 behind = self._behind and now - at <= _LATE
                 if at > now or behind:
-                    self._expire_at(at)
                     return
                 for run in lot:
                     if self._clock() > until:
-                        self._expire_at(at)
                         return
                     if run.busy and run.deadline <= at:  # else it has been cancelled meanwhile
                         self._finish(run, self._expired(run, now - run.deadline))
             deadlines.take(at)
-        self._expiry = None
 
     def _expired(self, run: Run[Owner], seconds: float) -> Finding:
         # A stopped or starved agent finds every timeout expired at once, answers waiting or not. An answer that
@@ -388,9 +384,9 @@ class Sweep(Generic[Owner]):
         """End everything without a report."""
         for run in list(self._live.values()):
             self.cancel(run)
-        for handle in (self._expiry, self._glance):
-            if handle is not None:
-                handle.cancel()
+        self._expiry.cancel()
+        if self._glance is not None:
+            self._glance.cancel()
         if self._watching:
             self._loop.remove_reader(self._poller.fileno())
         self._sockets.close()

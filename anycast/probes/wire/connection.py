@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import select
 import socket
-from collections import deque
 from collections.abc import Callable
 from errno import ECONNREFUSED, ECONNRESET, EHOSTUNREACH
 from ipaddress import ip_address
@@ -31,6 +31,9 @@ _FLIGHT = 10  # segments that are sent before one is acknowledged
 _MOST = 0xFFFFFFFF
 _SENT = 0xFFFF  # numbers before the next one, of which packets may be under way
 _PROVEN = 10.0  # seconds for which a packet of the full size need not be sent again
+# In the place of descriptors. An attribute of the class, counted down, would cost as much as all the rest: to set one
+# makes the interpreter forget what it knows of the class.
+_numbers = itertools.count(-2, -1)
 _NAMES = {"protocol": "protocol unreachable", "port": "port unreachable"}
 
 
@@ -49,6 +52,7 @@ class Connection:
         "_greeted",
         "_inbox",
         "_inside",
+        "_is_timed",
         "_mss",
         "_next",
         "_notify",
@@ -59,6 +63,7 @@ class Connection:
         "_port",
         "_progress",
         "_quiet",
+        "_resend_at",
         "_resends",
         "_size",
         "_target",
@@ -74,7 +79,6 @@ class Connection:
         "own",
         "source",
     )
-    _numbers = -1  # in the place of descriptors
 
     def __init__(
         self,
@@ -97,8 +101,7 @@ class Connection:
         self._progress = progress
         self._ends = self._way.ends
         self.source = self._ends.source
-        Connection._numbers -= 1
-        self._number = Connection._numbers
+        self._number = next(_numbers)
         self._error: Exception | None = None
         self._open = True
         self._connected = False  # as far as the owner was told
@@ -110,10 +113,10 @@ class Connection:
         self._window = 0
         self._crowded = False  # the owner has more to send than there was room for
         self._mss = of.MSS[vip.version]
-        self._unsure: deque[tuple[int, int, bytes]] = (
-            deque()
-        )  # sent, not acknowledged: number, flags, payload
+        self._unsure: list[tuple[int, int, bytes]] = []  # sent, not acknowledged: number, flags, payload
         self._resends = 0
+        self._resend_at = 0.0
+        self._is_timed = False
         self._inbox = bytearray()
         self._ended = False  # by the peer
         self._quiet = False  # we have ended our side
@@ -268,15 +271,25 @@ class Connection:
 
     def _later(self) -> None:
         share = _RESEND[self._resends] - (_RESEND[self._resends - 1] if self._resends else 0.0)
-        first = self._unsure[0][0]
-        self._wire.at(self._wire.clock() + self._timeout * share, lambda: self._resend(first))
+        self._resend_at = self._wire.clock() + self._timeout * share
+        self._time()
 
-    def _resend(self, first: int) -> None:
-        """What was sent then and is not acknowledged."""
-        if not self._open or self._error is not None or not self._unsure or self._unsure[0][0] != first:
+    def _time(self) -> None:
+        # One timer at a time: nearly all that is sent is acknowledged by then.
+        if not self._is_timed:
+            self._is_timed = True
+            self._wire.at(self._resend_at, self._resend)
+
+    def _resend(self) -> None:
+        """What is not acknowledged, if it is time for that."""
+        self._is_timed = False
+        if not self._open or self._error is not None or not self._unsure:
+            return
+        if self._wire.clock() < self._resend_at:
+            self._time()
             return
         try:
-            for number, flags, payload in list(self._unsure):
+            for number, flags, payload in self._unsure:
                 self._segment(number, flags, payload)
                 if flags & of.SYN:
                     self._progress.say("SYN sent again")
@@ -371,7 +384,7 @@ class Connection:
             end = number + len(payload) + (1 if flags & of.FIN else 0)
             if (end - acknowledged) & _MOST and (end - acknowledged) & _MOST < 0x80000000:
                 break
-            self._unsure.popleft()
+            del self._unsure[0]
         if self._unsure:
             self._resends = 0
             self._later()

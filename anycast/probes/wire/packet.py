@@ -93,14 +93,12 @@ class Ends:
     ) -> bytes:
         """`numbers`: the segment's own and the one it acknowledges."""
         rest = options + payload
-        if len(rest) % 2:
-            return self._ip(TCP, self.segment(ports, numbers, flags, payload, options))
-        # Most of them, in one step. Words of a number count as the number does: 65536 is 1 modulo 65535.
+        # In one step. Words of a number count as the number does: 65536 is 1 modulo 65535.
         length = len(rest)
         offset = (20 + len(options)) << 2
         total = self._base + length + (offset << 8) + flags + ports[0] + ports[1] + numbers[0] + numbers[1]
         if rest:
-            total += int.from_bytes(rest, "big")
+            total += int.from_bytes(rest, "big") << (length % 2 * 8)
         head = (*ports, *numbers, offset, flags, _WINDOW, -total % 0xFFFF, 0)
         if self.version == 4:
             check = -(self._four + length) % 0xFFFF
@@ -143,8 +141,11 @@ class Ends:
         return head + self._addresses + body
 
 
+_MSS_OPTION = {version: struct.pack("!BBH", 2, 4, most) for version, most in MSS.items()}
+
+
 def mss_option(version: int) -> bytes:
-    return struct.pack("!BBH", 2, 4, MSS[version])
+    return _MSS_OPTION[version]
 
 
 class Wrapping(NamedTuple):

@@ -18,6 +18,7 @@ from anycast.probes.finding import UnusableError
 from anycast.probes.links import Way, way_to
 from anycast.probes.offload import aside
 from anycast.probes.sweep.agenda import Agenda
+from anycast.probes.sweep.alarm import Alarm
 from anycast.probes.wire.packet import ICMP, Error, Parts, Wrapping, error_of, filter_of, parts_of
 from anycast.probes.wire.ports import MASK, SIZE, Ports
 
@@ -77,8 +78,7 @@ class Wire:
         self._room = bytearray(_RECEIVED)
         self._view = memoryview(self._room)
         self._timers: Agenda[Callable[[], None]] = Agenda()
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = 0.0
+        self._alarm = Alarm(self._ring, self._timers.soonest)
         self._glance: asyncio.Handle | None = None
         self._resting: asyncio.TimerHandle | None = None
         self._watching: set[socket.socket] = set()
@@ -122,7 +122,11 @@ class Wire:
             if (own, *place) not in endpoints:
                 endpoints[own, *place] = endpoint
                 return own
-        raise UnusableError("no free local port of those for to: vip", Fault.DESCRIPTORS)
+        raise UnusableError(
+            f"all {SIZE - 1:,} local ports for to: vip are in use towards port {port} of this VIP: a longer interval, a "
+            "shorter timeout, or a check for fewer servers",
+            Fault.PORTS,
+        )
 
     def shut(self, own: int, port: int, peer: bytes, protocol: int) -> None:
         self._endpoints.pop((own, port, peer, protocol), None)
@@ -135,16 +139,12 @@ class Wire:
             self._close_receivers()
 
     def at(self, when: float, call: Callable[[], None]) -> None:
-        """Call it then, or somewhat later. It is not taken back."""
+        """Call it then, or a moment later, together with others. It is not taken back."""
+        when += _MOMENT - when % _MOMENT
         self._timers.add(when, call)
-        if self._alarm is None or when < self._alarm_at:
-            if self._alarm is not None:
-                self._alarm.cancel()
-            self._alarm_at = when
-            self._alarm = self._loop.call_at(when, self._ring)
+        self._alarm.set(when)
 
     def _ring(self) -> None:
-        self._alarm = None
         self.look()
         now = self.clock()
         for _ in range(_MOST):
@@ -152,16 +152,11 @@ class Wire:
             if call is None:
                 break
             call()
-        first = self._timers.first()
-        if first is not None and self._alarm is None:
-            self._alarm_at = max(first[0], now)
-            self._alarm = self._loop.call_at(self._alarm_at, self._ring)
 
     def settle(self, started: int) -> None:
         """So much has been sent: see to it that the answers are seen."""
-        many = self.look()
         if self._glance is None:
-            self._wait(max(many, started))
+            self._wait(started)
 
     def _wait(self, many: int) -> None:
         if not self._endpoints or many >= _MANY:
@@ -277,10 +272,11 @@ class Wire:
             sock.sendto(segment, (to, 0))
 
     def close(self) -> None:
-        for handle in (self._alarm, self._glance, self._resting):
+        self._alarm.cancel()
+        for handle in (self._glance, self._resting):
             if handle is not None:
                 handle.cancel()
-        self._alarm = self._glance = self._resting = None
+        self._glance = self._resting = None
         self._close_receivers()
         for sock in self._senders.values():
             sock.close()

@@ -28,12 +28,13 @@ from anycast.probes import links
 from anycast.probes.closes import CLOSED
 from anycast.probes.finding import OK, Finding, fail, late
 from anycast.probes.sweep.agenda import Agenda
+from anycast.probes.sweep.alarm import Alarm
 from anycast.probes.sweep.sockets import local_ports, refuse_itself
 from anycast.probes.sweep.sweep import TURN, room
 from anycast.probes.verdict import judge, judged, tell
 from anycast.probes.wires.manner import Manner
 
-__all__ = ["GIVEN_UP", "LEARNED", "LEFT_OPEN", "State", "Wire", "Wires", "is_wanted"]
+__all__ = ["GIVEN_UP", "LEARNED", "LEFT_OPEN", "State", "Tripwire", "Wires", "is_wanted"]
 
 GIVEN_UP, LEARNED = "tripwire.given_up", "tripwire.learned"  # what a log is told
 
@@ -93,7 +94,7 @@ def _connects(kind: Kind) -> bool:
     return kind.CONNECTS and not (isinstance(kind, DnsCheck) and kind.transport != "tcp")
 
 
-class Wire(Generic[Owner]):
+class Tripwire(Generic[Owner]):
     """The connection to one server and port. `owners`: who is told of its end."""
 
     __slots__ = (
@@ -134,6 +135,11 @@ class Wire(Generic[Owner]):
         self.asked: list[tuple[Owner, float, float]] | None = None  # who waits for it, since when, until when
 
     @property
+    def shown(self) -> State:
+        """As it is counted: the end of one that the server may still refuse lets nothing run."""
+        return State.CONNECTING if self.state is State.STANDING and not self.settled else self.state
+
+    @property
     def place(self) -> str:
         return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
 
@@ -161,15 +167,14 @@ class Wires(Generic[Owner]):
         self._clock = self._loop.time
         self._poller: select.epoll | None = None
         self._most = room(resource.getrlimit(resource.RLIMIT_NOFILE)[0]).wires
-        self._wires: dict[tuple[Address, int], Wire[Owner]] = {}
-        self._live: dict[int, Wire[Owner]] = {}  # by descriptor
-        self._agenda: Agenda[Wire[Owner]] = Agenda()
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = math.inf
+        self._wires: dict[tuple[Address, int], Tripwire[Owner]] = {}
+        self._live: dict[int, Tripwire[Owner]] = {}  # by descriptor
+        self._agenda: Agenda[Tripwire[Owner]] = Agenda()
+        self._alarm = Alarm(self._ring, self._next)
         self._rung = -math.inf
         self._short_until = -math.inf
         self._shortage = _SHORTAGE
-        self._victims: deque[Wire[Owner]] = deque()
+        self._victims: deque[Tripwire[Owner]] = deque()
         self._giving_up: asyncio.Handle | None = None
         self.counts = dict.fromkeys(State, 0)
         self.ends = {"harmless": 0, "deadly": 0, "usual": 0}  # by what came of them
@@ -177,13 +182,13 @@ class Wires(Generic[Owner]):
         self._told_of: asyncio.TimerHandle | None = None  # a server was told of just now: others are counted
         self._untold: list[tuple[str, str]] = []
 
-    def join(self, target: Target, owner: Owner) -> Wire[Owner]:
+    def join(self, target: Target, owner: Owner) -> Tripwire[Owner]:
         """The connection for a target that wants one. Nothing is opened yet."""
         kind = target.check.kind
         port = getattr(kind, "port", None) or target.port
         wire = self._wires.get((target.address, port))
         if wire is None:
-            wire = self._wires[target.address, port] = Wire(target.address, port)
+            wire = self._wires[target.address, port] = Tripwire(target.address, port)
             self.counts[State.OFF] += 1
         wire.owners = (*wire.owners, owner)
         if isinstance(kind, IdleCheck):
@@ -193,7 +198,7 @@ class Wires(Generic[Owner]):
                 _keep_alive(wire.sock, wire.keepalive)
         return wire
 
-    def leave(self, wire: Wire[Owner], owner: Owner, *, proof: bool) -> None:
+    def leave(self, wire: Tripwire[Owner], owner: Owner, *, proof: bool) -> None:
         """`proof`: that it stands was the owner's check."""
         self.cancel(wire, owner)
         wire.owners = tuple(one for one in wire.owners if one is not owner)
@@ -204,12 +209,12 @@ class Wires(Generic[Owner]):
             del self._wires[wire.address, wire.port]
             self._note(wire, "")
 
-    def cancel(self, wire: Wire[Owner], owner: Owner) -> None:
+    def cancel(self, wire: Tripwire[Owner], owner: Owner) -> None:
         """The owner waits for no answer any more."""
         if wire.asked:
             wire.asked = [one for one in wire.asked if one[0] is not owner]
 
-    def heard(self, wire: Wire[Owner], *, ok: bool) -> None:
+    def heard(self, wire: Tripwire[Owner], *, ok: bool) -> None:
         """A run that began after the last end, if there was one, went well or not."""
         now = self._clock()
         age, wire.tripped = wire.tripped, None
@@ -226,10 +231,10 @@ class Wires(Generic[Owner]):
             self._set(wire, State.WAITING)
             self._wait(wire, at)
 
-    def stands(self, wire: Wire[Owner]) -> bool:
+    def stands(self, wire: Tripwire[Owner]) -> bool:
         return wire.state is State.STANDING and wire.settled and not wire.asked
 
-    def ask(self, wire: Wire[Owner], owner: Owner, timeout: float, *, anew: bool) -> Finding | None:
+    def ask(self, wire: Tripwire[Owner], owner: Owner, timeout: float, *, anew: bool) -> Finding | None:
         """Whether it stands. None: it is being made, and `answered` is called. `anew`: one that was there proves nothing."""
         if self.stands(wire) and not anew:
             return OK
@@ -273,17 +278,18 @@ class Wires(Generic[Owner]):
         if self._victims:
             self._giving_up = self._loop.call_soon(self._go_on_giving_up)
 
-    def _rest(self, wire: Wire[Owner]) -> None:
+    def _rest(self, wire: Tripwire[Owner]) -> None:
         """Without a descriptor, for the time of the shortage."""
         self._set(wire, State.GIVEN_UP)
         since = max(self._clock(), self._short_until)
         self._wait(wire, since + random.random() * _SHORTAGE)  # noqa: S311 - to spread them
 
     def close(self) -> None:
-        for handle in (self._alarm, self._giving_up, self._told_of):
+        self._alarm.cancel()
+        for handle in (self._giving_up, self._told_of):
             if handle is not None:
                 handle.cancel()
-        self._alarm = self._giving_up = self._told_of = None
+        self._giving_up = self._told_of = None
         for wire in list(self._live.values()):
             self._drop(wire)
         if self._poller is not None:
@@ -293,7 +299,7 @@ class Wires(Generic[Owner]):
 
     # One connection.
 
-    def _connect(self, wire: Wire[Owner]) -> None:
+    def _connect(self, wire: Tripwire[Owner]) -> None:
         now = self._clock()
         if not wire.proofs and (now < self._short_until or len(self._live) >= self._most):
             self._rest(wire)
@@ -316,7 +322,7 @@ class Wires(Generic[Owner]):
         deadline = min((until for _, _, until in wire.asked), default=now) if wire.asked else now + _PATIENCE
         self._wait(wire, deadline)
 
-    def _opened(self, wire: Wire[Owner]) -> socket.socket:
+    def _opened(self, wire: Tripwire[Owner]) -> socket.socket:
         sock = socket.socket(socket.AF_INET if wire.address.version == 4 else socket.AF_INET6, _TYPE)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
@@ -345,13 +351,13 @@ class Wires(Generic[Owner]):
             except Exception as error:  # noqa: BLE001 - a defect with one must not end the others
                 self._broken(wire, error)
 
-    def _broken(self, wire: Wire[Owner], error: Exception) -> None:
+    def _broken(self, wire: Tripwire[Owner], error: Exception) -> None:
         """By a defect of ours."""
         finding = judged(error, None, heard=False)
         self._drop(wire)
         self._unmade(wire, finding)
 
-    def _handle(self, wire: Wire[Owner], sock: socket.socket, events: int) -> None:
+    def _handle(self, wire: Tripwire[Owner], sock: socket.socket, events: int) -> None:
         if wire.state is State.CONNECTING:
             self._connected(wire, sock, events)
         elif events & _ENDING:
@@ -359,7 +365,7 @@ class Wires(Generic[Owner]):
         else:
             self._read(wire, sock)
 
-    def _connected(self, wire: Wire[Owner], sock: socket.socket, events: int) -> None:
+    def _connected(self, wire: Tripwire[Owner], sock: socket.socket, events: int) -> None:
         try:
             if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & _BROKEN else 0:
                 raise OSError(code, "")
@@ -376,7 +382,7 @@ class Wires(Generic[Owner]):
         shortest = min((until - began for _, began, until in wire.asked or ()), default=_PATIENCE)
         self._wait(wire, now + min(LEFT_OPEN, shortest / 2))
 
-    def _live_on(self, wire: Wire[Owner], now: float) -> None:
+    def _live_on(self, wire: Tripwire[Owner], now: float) -> None:
         """It stands: until when."""
         manner, at = wire.manner, math.inf
         if manner is not None:
@@ -384,7 +390,7 @@ class Wires(Generic[Owner]):
             self._note(wire, _described(manner))
         self._wait(wire, min(at, self._clock() + _UNREAD) if wire.paused else at)
 
-    def _ended(self, wire: Wire[Owner], sock: socket.socket, events: int) -> None:
+    def _ended(self, wire: Tripwire[Owner], sock: socket.socket, events: int) -> None:
         now = self._clock()
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & _BROKEN else 0
         self._drop(wire)
@@ -405,7 +411,7 @@ class Wires(Generic[Owner]):
         for owner in wire.owners:
             self._tripped(owner, at_once)
 
-    def _failed(self, wire: Wire[Owner], error: OSError) -> None:
+    def _failed(self, wire: Tripwire[Owner], error: OSError) -> None:
         """There is no connection."""
         self._drop(wire)
         finding = judge(error)
@@ -421,7 +427,7 @@ class Wires(Generic[Owner]):
         else:
             self._rest(wire)
 
-    def _unmade(self, wire: Wire[Owner], finding: Finding) -> None:
+    def _unmade(self, wire: Tripwire[Owner], finding: Finding) -> None:
         manner = wire.manner = wire.manner or Manner()
         manner.refused()
         wire.due = self._clock() + manner.pause * (0.5 + random.random() / 2)  # noqa: S311 - to spread them
@@ -432,19 +438,19 @@ class Wires(Generic[Owner]):
             self._unusual(wire, f"no tripwire: {finding.detail}")
         self._lost(wire)
 
-    def _lost(self, wire: Wire[Owner]) -> None:
+    def _lost(self, wire: Tripwire[Owner]) -> None:
         """Nobody has asked, and it is gone: whose proof it was must ask."""
         if wire.proofs:
             for owner in wire.owners:
                 self._tripped(owner, True)
 
-    def _answer(self, wire: Wire[Owner], finding: Finding) -> None:
+    def _answer(self, wire: Tripwire[Owner], finding: Finding) -> None:
         """To all who wait for it."""
         asked, wire.asked = wire.asked or [], None
         self._answer_to(wire, asked, finding)
 
     def _answer_to(
-        self, wire: Wire[Owner], asked: list[tuple[Owner, float, float]], finding: Finding
+        self, wire: Tripwire[Owner], asked: list[tuple[Owner, float, float]], finding: Finding
     ) -> None:
         now = self._clock()
         if finding.outcome is Outcome.FAIL:
@@ -455,7 +461,7 @@ class Wires(Generic[Owner]):
         for owner, began, until in asked:
             self._answered(owner, late(now - until) if now - until > _LATE else finding, now - began)
 
-    def _read(self, wire: Wire[Owner], sock: socket.socket) -> None:
+    def _read(self, wire: Tripwire[Owner], sock: socket.socket) -> None:
         """What it says is of no interest."""
         try:
             data = sock.recv(_READ)
@@ -472,7 +478,7 @@ class Wires(Generic[Owner]):
             self._watched().modify(sock.fileno(), select.EPOLLRDHUP)
             self._wait(wire, min(wire.due, self._clock() + _UNREAD))
 
-    def _drop(self, wire: Wire[Owner]) -> None:
+    def _drop(self, wire: Tripwire[Owner]) -> None:
         """End the connection, if there is one."""
         sock, wire.sock = wire.sock, None
         wire.due = math.inf
@@ -484,12 +490,12 @@ class Wires(Generic[Owner]):
         self._watched().unregister(sock.fileno())
         sock.close()
 
-    def _set(self, wire: Wire[Owner], state: State) -> None:
-        self.counts[wire.state] -= 1
-        self.counts[state] += 1
+    def _set(self, wire: Tripwire[Owner], state: State) -> None:
+        self.counts[wire.shown] -= 1
         wire.state = state
+        self.counts[wire.shown] += 1
 
-    def _unusual(self, wire: Wire[Owner], what: str) -> None:
+    def _unusual(self, wire: Tripwire[Owner], what: str) -> None:
         """It stands in the notes from now on, and the log tells of it."""
         self._note(wire, what)
         self._untold.append((wire.place, what))
@@ -506,7 +512,7 @@ class Wires(Generic[Owner]):
         self._untold.clear()
         self._told_of = self._loop.call_later(_TOLD, self._tell_of_learned)
 
-    def _note(self, wire: Wire[Owner], text: str) -> None:
+    def _note(self, wire: Tripwire[Owner], text: str) -> None:
         if text:
             self.notes = self.notes.updated({wire.place: text})
         elif wire.place in self.notes:
@@ -514,40 +520,27 @@ class Wires(Generic[Owner]):
 
     # What is due.
 
-    def _wait(self, wire: Wire[Owner], at: float) -> None:
+    def _wait(self, wire: Tripwire[Owner], at: float) -> None:
         wire.due = at
         if at == math.inf:
             return
         self._agenda.add(at, wire)
-        if at < self._alarm_at:
-            self._set_alarm()
+        if at < self._alarm.at:
+            self._alarm.renew()
 
-    def _set_alarm(self) -> None:
-        first = self._agenda.first()
-        if first is None:
-            return
-        at = max(first[0], self._rung + _GRAIN)
-        if at < self._alarm_at:
-            if self._alarm is not None:
-                self._alarm.cancel()
-            self._alarm_at = at
-            self._alarm = self._loop.call_at(at, self._ring)
+    def _next(self) -> float:
+        return max(self._agenda.soonest(), self._rung + _GRAIN)
 
     def _ring(self) -> None:
         self._look()  # what has happened until now still counts
         self._rung = now = self._clock()
-        self._alarm, self._alarm_at = None, -math.inf  # what happens in here needs no alarm of its own
-        try:
-            for wire in self._due(now):
-                try:
-                    self._act(wire, now)
-                except Exception as error:  # noqa: BLE001 - as above
-                    self._broken(wire, error)
-        finally:
-            self._alarm_at = math.inf
-            self._set_alarm()
+        for wire in self._due(now):
+            try:
+                self._act(wire, now)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._broken(wire, error)
 
-    def _due(self, now: float) -> Iterator[Wire[Owner]]:
+    def _due(self, now: float) -> Iterator[Tripwire[Owner]]:
         """For a turn: the rest has the next one."""
         until = now + TURN
         while self._clock() <= until and (first := self._agenda.first()) is not None and first[0] <= now:
@@ -556,14 +549,16 @@ class Wires(Generic[Owner]):
             if wire.due == at and wire.owners:  # else another instant took its place
                 yield wire
 
-    def _act(self, wire: Wire[Owner], now: float) -> None:
+    def _act(self, wire: Tripwire[Owner], now: float) -> None:
         match wire.state:
             case State.WAITING | State.GIVEN_UP:
                 self._connect(wire)
             case State.CONNECTING:
                 self._no_answer(wire, now)
             case State.STANDING if not wire.settled or wire.asked:
+                self.counts[wire.shown] -= 1
                 wire.settled = True
+                self.counts[wire.shown] += 1
                 self._live_on(wire, now)
                 self._answer(wire, OK)
             case State.STANDING if wire.paused and wire.sock is not None:
@@ -573,7 +568,7 @@ class Wires(Generic[Owner]):
             case State.STANDING:
                 self._end_of_life(wire)
 
-    def _no_answer(self, wire: Wire[Owner], now: float) -> None:
+    def _no_answer(self, wire: Tripwire[Owner], now: float) -> None:
         """To those whose time is over; the others wait on."""
         asked = wire.asked or []
         over = [one for one in asked if one[2] <= now]
@@ -586,7 +581,7 @@ class Wires(Generic[Owner]):
         for one in over:
             self._answer_to(wire, [one], fail(f"no answer within {one[2] - one[1]:g} s"))
 
-    def _end_of_life(self, wire: Wire[Owner]) -> None:
+    def _end_of_life(self, wire: Tripwire[Owner]) -> None:
         """It is renewed before the server ends it, or has lived so long that there is no need to."""
         if wire.manner is None or wire.manner.overlived():
             wire.due = math.inf

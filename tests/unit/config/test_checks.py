@@ -564,6 +564,55 @@ def test_a_tripwire_that_cannot_be_is_refused_with_the_reason(check: str, said: 
     assert "remove" in problem
 
 
+ASKED = """\
+  a: {{address: 192.0.2.2, port: 53, protocol: {protocol}, check: {check}, servers: [10.9.2.1]}}
+checks:
+  c: {{type: tcp, port: 53}}
+  q: {{type: dns, name: a.example, tripwire: true}}
+  both: {{type: all, of: [q, c]}}
+"""
+
+
+def warned(protocol: str, check: str) -> list[str]:
+    """Of a second VIP whose check is `check`."""
+    head, _, _ = text("tcp").partition("checks:")
+    return [
+        str(one)
+        for one in loads(head + ASKED.format(protocol=protocol, check=check), "f", hostname="lb1").warnings
+        if "tripwire" in str(one)
+    ]
+
+
+@pytest.mark.parametrize("check", ["q", "both"])
+def test_a_tripwire_of_questions_that_go_over_udp_alone_is_told_of(check: str) -> None:
+    (warning,) = warned("udp", check)
+    assert warning == (
+        "f:10:45: checks.q.tripwire: nothing asks this over TCP, and a question over UDP has no connection that could stay "
+        "open (write transport: tcp, or protocol: [udp, tcp] for the service, or remove the line)"
+    )
+
+
+@pytest.mark.parametrize(("protocol", "check"), [("tcp", "q"), ("[udp, tcp]", "both"), ("udp", "c")])
+def test_a_tripwire_of_questions_that_go_over_tcp_too_or_are_not_asked_is_right(
+    protocol: str, check: str
+) -> None:
+    assert warned(protocol, check) == []
+
+
+def test_a_tripwire_of_what_is_required_is_told_of_for_no_service_says_how_it_is_sent() -> None:
+    required = "{type: dns, name: a.example, address: 10.9.2.1, port: 53, tripwire: true}"
+    found = loads(text("{type: tcp}") + f"node: {{require: [{required}]}}\n", "f", hostname="lb1").warnings
+    assert ["require[0].tripwire: nothing asks this over TCP" in str(one) for one in found] == [True]
+
+
+@pytest.mark.parametrize("key", ["to: vip", "to: server", "full_size: true"])
+def test_a_check_that_asks_nothing_at_a_port_is_not_aimed_at_the_vip(key: str) -> None:
+    for kind in ("idle", "icmp", "command, argv: [/bin/true]"):
+        (problem,) = problems(f"{{type: {kind}, {key}}}")
+        assert "only a check that asks something at a port can go to the VIP" in problem
+        assert not {"to", "full_size"} & set(CHECKS[kind.partition(",")[0]].model_fields)
+
+
 def test_a_check_over_tcp_may_have_a_tripwire() -> None:
     for kind in (
         "tcp",

@@ -12,14 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anycast.core.health.phase import Fault
 from anycast.core.values.checks import TcpCheck
 from anycast.core.values.configuration import Check, Target, Tunnel
-from anycast.probes.finding import PeerError, Progress
+from anycast.probes.finding import PeerError, Progress, UnusableError
 from anycast.probes.links import Way
 from anycast.probes.wire import packet as of
 from anycast.probes.wire.connection import Connection
 from anycast.probes.wire.packet import ACK, FIN, PUSH, RST, SYN, Ends, Error, Segment
-from anycast.probes.wire.wire import Wire
+from anycast.probes.wire.ports import SIZE
+from anycast.probes.wire.wire import Wire, of_loop
 
 VIP, OWN, SERVER = (ip_address(text) for text in ("192.0.2.1", "10.9.1.1", "10.9.2.1"))
 TARGET = Target(
@@ -273,7 +275,7 @@ def test_whatever_segments_come_nothing_breaks_and_nothing_is_read_that_was_not_
 
 def test_a_loop_has_one_wire_that_ends_with_it() -> None:
     async def story() -> None:
-        from anycast.probes.wire.wire import _wires, of_loop
+        from anycast.probes.wire.wire import _wires
 
         assert of_loop() is of_loop()
         assert asyncio.get_running_loop() in _wires
@@ -282,3 +284,36 @@ def test_a_loop_has_one_wire_that_ends_with_it() -> None:
     from anycast.probes.wire.wire import _wires
 
     assert all(not loop.is_closed() for loop in _wires)
+
+
+def test_when_no_port_towards_a_vip_is_left_that_is_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Wire, "_receive", lambda *_: None)  # no packet is to come
+
+    async def story() -> None:
+        wire = of_loop()
+        endpoint = cast(Any, None)
+        ports = {wire.open(80, VIP.packed, of.TCP, endpoint) for _ in range(SIZE - 1)}
+        assert len(ports) == SIZE - 1
+        with pytest.raises(UnusableError, match="all 1,023 local ports for to: vip are in use") as caught:
+            wire.open(80, VIP.packed, of.TCP, endpoint)
+        assert caught.value.fault is Fault.PORTS
+        assert wire.open(81, VIP.packed, of.TCP, endpoint) in ports
+
+    asyncio.run(story())
+
+
+def test_what_is_sent_later_has_its_own_time_to_be_acknowledged() -> None:
+    peer = Peer()
+    peer.wire.pass_time(0.2)
+    peer.accept()
+    peer.connection.send(b"GET")
+    sent = len(peer.wire.sent)
+    peer.wire.pass_time(0.3)  # the SYN's time
+    assert len(peer.wire.sent) == sent
+    peer.wire.pass_time(0.46)
+    assert [one.payload for one in peer.wire.sent[sent:]] == [b"GET"]
+    peer.wire.pass_time(0.71)
+    assert [one.payload for one in peer.wire.sent[sent:]] == [b"GET", b"GET"]
+    peer.wire.pass_time(5.0)
+    assert len(peer.wire.sent) == sent + 2
+    assert peer.wire.calls == []

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EMFILE
+from errno import EMFILE, ENOSPC
 from typing import Any
 
 import pytest
@@ -134,6 +134,39 @@ def test_a_program_that_cannot_be_watched_is_ended_and_refused(
         assert asker.answer() == ["refused", 1, EMFILE]
     asker.sh(2, "exit 0")
     assert asker.end()[:2] == ["ended", 2]
+
+
+def test_a_program_whose_end_the_poller_takes_no_more_is_ended_and_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Full:
+        """An epoll that has room for the line alone, until it is told."""
+
+        def __init__(self) -> None:
+            self._epoll = epoll()
+            self.full = False
+            made.append(self)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._epoll, name)
+
+        def register(self, fd: int, events: int) -> None:
+            if self.full:
+                raise OSError(ENOSPC, "")
+            self._epoll.register(fd, events)
+
+    epoll, made = select.epoll, list[Full]()
+    monkeypatch.setattr(select, "epoll", Full)
+    with forking(monkeypatch) as asker:
+        (poller,) = made
+        before = set(os.listdir("/proc/self/fd"))
+        poller.full = True
+        asker.sh(1, "exec sleep 1000")
+        assert asker.answer() == ["refused", 1, ENOSPC]
+        assert set(os.listdir("/proc/self/fd")) == before
+        poller.full = False
+        asker.sh(2, "exit 0")
+        assert asker.end()[:2] == ["ended", 2]
 
 
 def test_with_the_line_all_programs_end(monkeypatch: pytest.MonkeyPatch) -> None:

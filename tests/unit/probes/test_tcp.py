@@ -202,7 +202,8 @@ def test_what_the_network_answers_is_the_targets_failure(code: int) -> None:
 @pytest.mark.parametrize(
     ("code", "fault"),
     [
-        *((code, Fault.DESCRIPTORS) for code in (EMFILE, ENFILE, ENOMEM, ENOBUFS, EADDRNOTAVAIL, EADDRINUSE)),
+        *((code, Fault.DESCRIPTORS) for code in (EMFILE, ENFILE, ENOMEM, ENOBUFS)),
+        *((code, Fault.PORTS) for code in (EADDRNOTAVAIL, EADDRINUSE)),
         *((code, Fault.LINK) for code in (ENETDOWN, ENODEV, ENXIO)),
         (EAGAIN, Fault.FORK),
         (EPERM, Fault.PERMISSION),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import socket
 import ssl
 import subprocess
@@ -569,7 +570,7 @@ def test_nothing_ticks_when_nothing_is_under_way() -> None:
                 sweep.settle(1)
                 assert await found.get() == OK
             loop().ahead += LONG
-            await until(lambda: sweep._expiry is None)
+            await until(lambda: sweep._expiry.at == math.inf)
             assert [handle for handle in loop()._scheduled if not handle.cancelled()] == []  # type: ignore[attr-defined]
             sweep.close()
 
@@ -658,7 +659,7 @@ def test_a_cancelled_run_is_never_heard_of_again_and_leaves_nothing_open() -> No
             sweep.cancel(run)
             assert sweep.running == 0
             loop().ahead += LONG
-            await until(lambda: sweep._expiry is None)
+            await until(lambda: sweep._expiry.at == math.inf)
             sweep.close()
         assert found == []
         await until(lambda: open_descriptors() <= before)  # the server's end too

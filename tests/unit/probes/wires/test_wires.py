@@ -18,7 +18,7 @@ from anycast.core.health.phase import Fault, Outcome
 from anycast.core.values.checks import DnsCheck, HttpCheck, IdleCheck, UdpCheck
 from anycast.core.values.configuration import Check, CheckKind, Target, TcpCheck
 from anycast.probes.finding import OK, Finding
-from anycast.probes.wires.wires import State, Wire, Wires, is_wanted
+from anycast.probes.wires.wires import State, Tripwire, Wires, is_wanted
 from tests.unit.clock import now, run_with_clock, until
 from tests.unit.probes.peers import full_backlog, open_descriptors, refusing_port
 
@@ -59,12 +59,12 @@ def port_of(sock: socket.socket) -> int:
     return int(sock.getsockname()[1])
 
 
-async def reached(wire: Wire[str], state: State) -> None:
+async def reached(wire: Tripwire[str], state: State) -> None:
     """A connection that stands has also been left open for a moment."""
     await until(lambda: wire.state is state and (wire.settled or state is not State.STANDING))
 
 
-async def standing(wires: Wires[str], sock: socket.socket) -> Wire[str]:
+async def standing(wires: Wires[str], sock: socket.socket) -> Tripwire[str]:
     """A tripwire of the listener whose check has gone well, once its connection stands."""
     wire = wires.join(target(port_of(sock)), "a")
     wires.heard(wire, ok=True)
@@ -110,6 +110,24 @@ def test_nothing_is_opened_before_a_check_has_gone_well() -> None:
             wires.heard(wire, ok=True)
             await reached(wire, State.STANDING)
             assert wires.counts == {**dict.fromkeys(State, 0), State.STANDING: 1}
+            wires.close()
+
+    run_with_clock(story())
+
+
+def test_one_counts_as_standing_once_the_server_has_left_it_open_for_a_moment() -> None:
+    async def story() -> None:
+        with listener() as sock:
+            wires = Watch().wires()
+            wire = wires.join(target(port_of(sock)), "a")
+            wires.heard(wire, ok=True)
+            await until(lambda: wire.state is State.STANDING)
+            assert not wire.settled
+            assert wires.counts == {**dict.fromkeys(State, 0), State.CONNECTING: 1}
+            await reached(wire, State.STANDING)
+            assert wires.counts == {**dict.fromkeys(State, 0), State.STANDING: 1}
+            wires.leave(wire, "a", proof=False)
+            assert wires.counts == dict.fromkeys(State, 0)
             wires.close()
 
     run_with_clock(story())
@@ -273,7 +291,7 @@ def test_a_server_that_takes_none_is_tried_less_and_less_and_costs_no_check(
             tries = 0
             connect = wires._connect
 
-            def counted(one: Wire[str]) -> None:
+            def counted(one: Tripwire[str]) -> None:
                 nonlocal tries
                 tries += 1
                 connect(one)
@@ -588,7 +606,7 @@ def test_a_defect_with_one_ends_no_other_and_leaves_nobody_waiting(monkeypatch: 
             well = wires.join(target(port_of(other), IdleCheck()), "well")
             connected = wires._connected
 
-            def defect(wire: Wire[str], *more: Any) -> None:
+            def defect(wire: Tripwire[str], *more: Any) -> None:
                 if wire is ill:
                     raise ZeroDivisionError
                 connected(wire, *more)
