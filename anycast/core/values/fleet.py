@@ -96,7 +96,9 @@ class Fleet:
         "peers: the other nodes of `nodes` are asked themselves. etcd: all nodes register there. none: nobody is asked.",
         FleetView.PEERS,
     )
-    interval: of.AskInterval = setting("How often each node is asked, in two groups a second apart. 500ms to 1m.", 2.0)
+    interval: of.AskInterval = setting(
+        "How often each node is asked, in two groups a second apart. 500ms to 1m.", 2.0
+    )
     etcd: Etcd | None = setting(
         "Where it is. Who may leave for a maintenance is decided there, strictly; with `view: etcd` the nodes register there, too.",
         None,
