@@ -161,10 +161,10 @@ e2e: setup ## in the lab's kernel: IPVS contract and end to end
 	@$(BIN)/python -m lab run -- $(BIN)/python -m pytest tests/contract tests/e2e -m lab
 
 # In two labs, for `make test`. What builds a site of its own is with IPVS, where there is none to build besides. The other
-# contract tests are not even read there, which takes long. Some files that share a site come last there, so that both labs
-# take about as long.
+# contract tests are not even read there, which takes long. Some files that share a site come last there: those that need
+# the legacy tables of iptables, which the newest kernel lacks, and so many that both labs take about as long.
 ALONE := tests/e2e/test_site.py tests/e2e/test_chaos.py tests/e2e/test_logs.py tests/e2e/test_migrate.py
-LAST := $(patsubst %,tests/e2e/test_%.py,firewall processes replaced replaced_forms)
+LAST := $(patsubst %,tests/e2e/test_%.py,firewall last_resort velocity replaced replaced_forms)
 # Needs no IPVS: namespaces of this kernel do, where a system call costs a hundredth of what it does in the lab's.
 LOCAL := tests/e2e/test_local.py
 IPVS = $(shell grep --files-with-matches 'mark\.lab' tests/contract/test_*.py)
