@@ -36,6 +36,7 @@ from lab.measuring import say
 from lab.sampler import Sampler
 from lab.topology import LAN, VIP4, VIP6
 from lab.trial import NOT_DONE, PATIENCE, SPAN, Facts, Trial
+from lab.waiting import until
 
 POSTERS = 8
 DATAGRAMS = 20  # senders
@@ -146,10 +147,17 @@ class LogTrial(Trial):
         self._ended = self.started
 
     def calm(self) -> None:
-        """Until every sender's last message but few has come, or is lost."""
+        """Until every sender has begun, and its last message but few has come, or is lost."""
         time.sleep(max(0.0, self._ended + SPAN - time.monotonic()))
+        until(self._all_send, "every sender to begin", PATIENCE)
         now = {name: (last - 1, last) for name, last in self.sending.sent()["sent"].items()}
         self._arrived(now)
+
+    def _all_send(self) -> bool:
+        """A machine whose rsyslogd still starts has sent nothing that could be waited for."""
+        sent = self.sending.sent()["sent"]
+        protocols = (self.sending.protocols, self.sending.straight)
+        return all(sent.get(name) for one in protocols for names in one.values() for name in names)
 
     @contextlib.contextmanager
     def count(

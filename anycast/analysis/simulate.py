@@ -17,13 +17,13 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from anycast.analysis.hrw import HighestRandomWeight, mixed
 from anycast.analysis.maglev import Entry, table
 from anycast.core.dataplane.ipvs import MAGLEV_SLOTS, SOURCE_SLOTS
 
 MOST_FLOWS, MOST_NODES, MOST_SERVERS = 10_000_000, 1_000, 1_000
-BYTES = 40  # of memory for each flow, at the most
+BYTES = 64  # of memory for each flow, at the most
 _RING = 2**31  # what Linux divides among the next hops: its hash has 31 bits
-_CHUNK = 65_536  # flows whose hash with each node is in memory at once
 _NOBODY = -1
 
 Ints: TypeAlias = NDArray[np.int32]
@@ -269,8 +269,8 @@ class _Site:
             if not len(dead):
                 return found
             # As in the kernel a flow passes on in a way of its own, and on every node alike.
-            again = _mixed(self._hash[places[dead]] ^ np.uint32(attempt)) ^ slots[dead].astype(np.uint32)
-            found[dead] = tables[nodes[dead], _mixed(again) % tables.shape[1]]
+            again = mixed(self._hash[places[dead]] ^ np.uint32(attempt)) ^ slots[dead].astype(np.uint32)
+            found[dead] = tables[nodes[dead], mixed(again) % tables.shape[1]]
         found[~serving[found]] = np.flatnonzero(serving)[0]
         return found
 
@@ -352,56 +352,15 @@ class _Resilient:
             self._owner[rest] = np.resize(np.flatnonzero(np.array(up)), len(rest))
 
 
-class _Hrw:
-    def __init__(self, setup: Setup, hashes: NDArray[np.uint32]) -> None:
-        if setup.node_weights:
-            raise ValueError("the hrw here knows no weights: write no --node-weights")
-        self._hash, self._up = hashes, [False] * setup.nodes
-        self._owner: Ints = np.full(len(hashes), _NOBODY, dtype=np.int32)
-
-    def nodes(self, up: Sequence[bool]) -> Ints:
-        came = [place for place, one in enumerate(up) if one and not self._up[place]]
-        there = np.array(up)
-        left = np.flatnonzero((self._owner < 0) | ~there[self._owner])
-        owner = self._owner.copy()
-        stay = [place for place, one in enumerate(up) if one]
-        owner[left] = self._best(left, stay)
-        if came and len(left) < len(owner):
-            rest = np.flatnonzero((self._owner >= 0) & there[self._owner])
-            owner[rest] = self._best(rest, came, owner[rest])
-        self._owner, self._up = owner, list(up)
-        return owner
-
-    def _best(self, flows: NDArray[np.int64], nodes: Sequence[int], present: Ints | None = None) -> Ints:
-        found = np.empty(len(flows), dtype=np.int32)
-        keys = _mixed(np.array(nodes, dtype=np.uint32) + np.uint32(1))
-        for start in range(0, len(flows), max(1, _CHUNK * 64 // max(1, len(nodes)))):
-            part = slice(start, start + max(1, _CHUNK * 64 // max(1, len(nodes))))
-            hashes = self._hash[flows[part]]
-            scores = _mixed(hashes[:, None] ^ keys[None, :])
-            best = scores.argmax(axis=1)
-            found[part] = np.array(nodes, dtype=np.int32)[best]
-            if present is not None:
-                theirs = _mixed(hashes ^ _mixed(present[part].astype(np.uint32) + np.uint32(1)))
-                higher = theirs >= scores[np.arange(len(best)), best]
-                found[part] = np.where(higher, present[part], found[part])
-        return found
-
-
-def _mixed(values: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """A hash of 32 bits that spreads well (the finalizer of MurmurHash3)."""
-    found = values.copy()
-    found ^= found >> np.uint32(16)
-    found *= np.uint32(0x85EBCA6B)
-    found ^= found >> np.uint32(13)
-    found *= np.uint32(0xC2B2AE35)
-    found ^= found >> np.uint32(16)
-    return found
+def _hrw(setup: Setup, hashes: NDArray[np.uint32]) -> _Path:
+    if setup.node_weights:
+        raise ValueError("the hrw here knows no weights: write no --node-weights")
+    return HighestRandomWeight(hashes, setup.nodes)
 
 
 _PATHS: Mapping[Router, Callable[[Setup, NDArray[np.uint32]], _Path]] = {
     Router.THRESHOLD: _Threshold,
     Router.MODULO: _Modulo,
     Router.RESILIENT: _Resilient,
-    Router.HRW: _Hrw,
+    Router.HRW: _hrw,
 }

@@ -40,6 +40,15 @@ def test_a_sender_uses_every_protocol_and_port_that_a_receiver_and_the_balancers
     assert set(takes.values()) | {"443"} == {str(one["port"]).partition("/")[0] for one in services}
 
 
+def test_a_sender_over_tls_keeps_its_driver_in_use_and_takes_nothing_for_it() -> None:
+    sender = EXAMPLES.joinpath("rsyslog", "sender.conf").read_text("utf-8")
+    inputs = re.findall(r"^input\((.*?)\)$", sender, re.DOTALL | re.MULTILINE)
+    (held,) = (dict(re.findall(r'(\S+)="(\S+)"', one)) for one in inputs)
+    assert {held["streamDriver.name"]} == set(re.findall(r'streamDriver="(\S+)"', sender))
+    assert (held["address"], held["port"]) == ("127.0.0.1", "0")
+    assert f'ruleset(name="{held["ruleset"]}") {{ stop }}' in sender
+
+
 def test_machines_send_by_both_families_and_some_straight_to_a_receiver() -> None:
     found = {one.name: one.server for one in machines(4, {"s1": "10.9.2.2"})}
     assert found == {"m1": VIP4, "m2": VIP4, "m3": VIP6, "m4": VIP4, "s1": "10.9.2.2"}
