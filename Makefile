@@ -161,20 +161,16 @@ e2e: setup ## in the lab's kernel: IPVS contract and end to end
 	@$(BIN)/python -m lab run -- $(BIN)/python -m pytest tests/contract tests/e2e -m lab
 
 # In two labs, for `make test`. What builds a site of its own is with IPVS, where there is none to build besides. The other
-# contract tests are not even read there, which takes long. Some files that share a site come last there: those that need
-# the legacy tables of iptables, which the newest kernel lacks, and so many that both labs take about as long.
+# contract tests are not even read there, which takes long. Some files that share a site come last there, so that both labs
+# take about as long.
 ALONE := tests/e2e/test_site.py tests/e2e/test_chaos.py tests/e2e/test_logs.py tests/e2e/test_migrate.py
-LAST := $(patsubst %,tests/e2e/test_%.py,firewall last_resort velocity replaced replaced_forms)
+LAST := $(patsubst %,tests/e2e/test_%.py,firewall processes replaced replaced_forms)
 # Needs no IPVS: namespaces of this kernel do, where a system call costs a hundredth of what it does in the lab's.
 LOCAL := tests/e2e/test_local.py
 IPVS = $(shell grep --files-with-matches 'mark\.lab' tests/contract/test_*.py)
 .PHONY: e2e-site e2e-ipvs e2e-local
-# In User-Mode-Linux with the newest kernel that is there (`make routers`): it does not trace its processes, and a page that
-# is touched for the first time costs a quarter of what it does with an older one. Who has chosen keeps to that.
-NEWEST = $(if $(ANYCAST_UML)$(ANYCAST_LAB),,$(if $(wildcard build/debian/sid/.ready),$(shell \
-	$(BIN)/python -m lab which | grep -q User-Mode-Linux && echo ANYCAST_UML=build/debian/sid)))
 e2e-site: setup
-	@$(NEWEST) $(BIN)/python -m lab run -- $(BIN)/python -m pytest $(addprefix --ignore ,$(ALONE) $(LAST) $(LOCAL)) tests/e2e -m lab
+	@$(BIN)/python -m lab run -- $(BIN)/python -m pytest $(addprefix --ignore ,$(ALONE) $(LAST) $(LOCAL)) tests/e2e -m lab
 
 e2e-ipvs: setup
 	@$$(taskset --cpu-list 0 true 2>/dev/null && echo taskset --cpu-list 0) $(BIN)/python -m lab run -- $(BIN)/python -m pytest $(ALONE) $(IPVS) $(LAST) -m lab

@@ -65,7 +65,7 @@ from anycast.core.values.fleet import Fleet, PeerAt, Velocity
 from anycast.core.values.lease import Lease
 from anycast.core.values.report import Report
 from anycast.core.values.route import GRACEFUL_SHUTDOWN, Prefix
-from anycast.core.vip.decide import Advertise, Reason
+from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
 from anycast.core.vip.facts import furthest
 from anycast.core.vip.hold import WINDOW, hold
 from anycast.core.withdrawal import PATIENCE as LEAVE_PATIENCE
@@ -124,6 +124,10 @@ def weighed(state: State, key: Key) -> int:
     """The real servers of the service that are to take clients."""
     entry = state.desired.table.get(key)
     return 0 if entry is None else sum(one.weight > 0 for one in entry.destinations)
+
+
+def facts_of(state: State, key: Key) -> ServiceFacts:
+    return state.services[state.index.services[key].facts]
 
 
 def renamed(before: State, after: State) -> set[Address]:
@@ -314,15 +318,21 @@ class World(RuleBasedStateMachine):
         assert vip.when_unhealthy is WhenUnhealthy.LAST_RESORT or known.verdict.limited
         assert furthest(state, (*NODE_SCOPES, vip.name)).stage is Stage.ACTIVE
         assert state.proofs[vip.name] is not Proof.FAILED
-        assert known.verdict.reason in {Reason.BELOW_QUORUM, Reason.UNPROVEN}, (
-            "what these worlds require is here"
-        )
+        if known.verdict.reason is Reason.SORRY:
+            assert any(
+                one.sorry is not None and (one.sorry.serves or one.sorry.leaving)
+                for one in (facts_of(state, service_key(address, service)) for service in vip.services)
+            )
+        else:
+            assert known.verdict.reason in {Reason.BELOW_QUORUM, Reason.UNPROVEN}, (
+                "what these worlds require is here"
+            )
         assert Phase.DOWN not in [
             health_of(state, one.check).phase for one in state.index.requirements if one.vip in {"", vip.name}
         ]
         for service in vip.services:
             key = service_key(address, service)
-            facts = state.services[state.index.services[key].facts]
+            facts = facts_of(state, key)
             assert weighed(state, key) or facts.undecided, "clients reach nobody"
         drained = set(state.maintenance)
         for key in keys_of(vip, address):
