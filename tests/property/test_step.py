@@ -321,7 +321,7 @@ class World(RuleBasedStateMachine):
         if known.verdict.reason is Reason.SORRY:
             assert any(
                 one.sorry is not None and (one.sorry.serves or one.sorry.leaving)
-                for one in (facts_of(state, service_key(address, service)) for service in vip.services)
+                for one in (facts_of(state, key) for each in vip.addresses for key in keys_of(vip, each))
             )
         else:
             assert known.verdict.reason in {Reason.BELOW_QUORUM, Reason.UNPROVEN}, (
