@@ -315,7 +315,6 @@ class World(RuleBasedStateMachine):
         """The node itself is well, somebody gets the clients, and something is lacking that others may lack too."""
         state = self.state
         known = state.vips[vip.name]
-        assert vip.when_unhealthy is WhenUnhealthy.LAST_RESORT or known.verdict.limited
         assert furthest(state, (*NODE_SCOPES, vip.name)).stage is Stage.ACTIVE
         assert state.proofs[vip.name] is not Proof.FAILED
         if known.verdict.reason is Reason.SORRY:
@@ -324,6 +323,7 @@ class World(RuleBasedStateMachine):
                 for one in (facts_of(state, key) for each in vip.addresses for key in keys_of(vip, each))
             )
         else:
+            assert vip.when_unhealthy is WhenUnhealthy.LAST_RESORT or known.verdict.limited
             assert known.verdict.reason in {Reason.BELOW_QUORUM, Reason.UNPROVEN}, (
                 "what these worlds require is here"
             )
