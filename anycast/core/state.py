@@ -309,6 +309,7 @@ class State:
     proofs: PersistentMap[str, Proof] = PersistentMap()
     retiring: Mapping[ServerKey, Retiring] = field(default_factory=dict)
     retire_at: float = math.inf  # the first of their instants
+    retiring_is_new: bool = False  # nobody has looked yet whether some of them may go
     kept: PersistentMap[ipvs.Key, Kept] = PersistentMap()
     kept_users: PersistentMap[Target, frozenset[ipvs.Key]] = (
         PersistentMap()
@@ -434,7 +435,7 @@ def lived(state: State, changes: Mapping[str, VipState], gone: Iterable[str] = (
 def retiring(state: State, servers: Mapping[ServerKey, Retiring]) -> State:
     """With these on their way out, and no others."""
     first = min((each.until for each in servers.values()), default=math.inf)
-    return replace(state, retiring=servers, retire_at=first)
+    return replace(state, retiring=servers, retire_at=first, retiring_is_new=True)
 
 
 def in_use(table: ipvs.Table, key: ipvs.Key) -> set[ipvs.DestinationKey]:

@@ -197,7 +197,7 @@ def retiring(before: State, state: State, now: float) -> bool:
         kernel.snapshot is not known.snapshot
         or kernel.coming is not known.coming
         or kernel.error != known.error
-        or state.retiring is not before.retiring
+        or state.retiring_is_new
         or now >= state.retire_at
     )
 

@@ -288,7 +288,9 @@ def retired(before: State, state: State, now: float) -> Step:
             "connections": present[0][1],
         }
         effects.append(Log(event="server.removed", fields=fields))
-    return (state if len(left) == len(state.retiring) else retiring(state, left)), effects
+    if len(left) != len(state.retiring):
+        state = retiring(state, left)
+    return (replace(state, retiring_is_new=False) if state.retiring_is_new else state), effects
 
 
 def drive(before: State, state: State, now: float) -> Step:
