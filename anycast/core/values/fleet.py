@@ -97,7 +97,7 @@ class Fleet:
         FleetView.PEERS,
     )
     interval: of.AskInterval = setting(
-        "How often each node is asked, in two groups a second apart. 500ms to 1m.", 2.0
+        "How often each node is asked, in groups a second apart. 500ms to 1m.", 2.0
     )
     etcd: Etcd | None = setting(
         "Where it is. Who may leave for a maintenance is decided there, strictly; with `view: etcd` the nodes register there, too.",
