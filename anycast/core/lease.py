@@ -84,30 +84,6 @@ def _without_staying(state: State, withdrawal: Withdrawal, now: float) -> Withdr
     return followed(left, state.known_plugins, settle=state.config.timing.settle, now=now)
 
 
-def outgrown(state: State, now: float) -> State:
-    """With no route of a prefix for longer than until those in its place can stand, or somebody has something against them."""
-    found = {
-        prefix: replace(one, withdrawal=withdrawal(state, [prefix], now))
-        if one.withdrawal is None and not any(_is_to_follow(state, at) for at in one.addresses)
-        else one
-        for prefix, one in state.outgrown.items()
-    }
-    if found == state.outgrown:
-        return state
-    return replace(state, outgrown=found, leave_at=min(state.leave_at, now))
-
-
-def _is_to_follow(state: State, address: Address) -> bool:
-    """Whether the new route of an address waits for the kernel alone."""
-    name = state.index.vip_at.get(address)
-    if name is None or state.kernel.error is not None or state.proofs.get(name) is Proof.FAILED:
-        return False
-    verdict = state.vips[name].verdict
-    if verdict.advertise is not Advertise.YES or verdict.is_last_resort:
-        return False
-    return not address_difference(state, state.index.vips[name].vip, address).proven
-
-
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What should be announced. `held`, `tallies`: what the members of shared prefixes say of them."""
@@ -144,10 +120,7 @@ def desired_routes(before: State, state: State, names: Iterable[str]) -> Wanted:
             if is_host_route(prefix):
                 found[prefix] = vip, _holding(state, vip, address, stands=prefix in standing)
             else:
-                # What it has said was of that prefix.
-                same = before.index.wide.get(address, prefix) == prefix
-                said = held.get(address, Holding.NO) if same else Holding.NO
-                says[address] = _said(state, vip, address, said)
+                says[address] = _said(state, vip, address, held.get(address, Holding.NO))
     wanted = _shared(before, state, held, says)
     for prefix in _looked_at(before, state, says):
         shared = index.shared[prefix]
@@ -210,11 +183,8 @@ def _routes(
             continue
         known = standing.get(prefix)
         routes[prefix] = known if known == route and known is not None else route
-    if state.index is not before.index or state.outgrown is not before.outgrown:
-        staying = {prefix for prefix, one in state.outgrown.items() if one.withdrawal is None}
-        gone += [
-            prefix for prefix in standing if prefix not in staying and not state.index.announcing(prefix)
-        ]
+    if state.index is not before.index:
+        gone += [prefix for prefix in standing if not state.index.announcing(prefix)]
     return standing.updated(routes, gone)
 
 
@@ -285,8 +255,7 @@ def renewed(
     seq, mark = lease.seq + 1, state.config.bgp.mark
     addresses, wide = state.owned.addresses, state.owned.wide
     known = (addresses is lease.owned_from or addresses == lease.owned_from) and wide == lease.owned_wide
-    known = known and state.outgrown.keys() == lease.owned_outgrown
-    owned = lease.owned if known else frozenset((*map(state.owned.prefix_of, addresses), *state.outgrown))
+    owned = lease.owned if known else frozenset(map(state.owned.prefix_of, addresses))
     if lease.routes is None:
         sent = full_lease(seq=seq, issued=now, ttl=ttl, routes=routes.values(), owned=owned, mark=mark)
         sent = replace(sent, routes=routes)
@@ -312,7 +281,6 @@ def renewed(
         owned=owned,
         owned_from=addresses,
         owned_wide=wide,
-        owned_outgrown=frozenset(state.outgrown),
         held=wanted.held,
         tallies=wanted.tallies,
         digest=sent.digest,

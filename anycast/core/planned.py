@@ -108,8 +108,6 @@ def routes(before: State, after: State) -> Iterator[RouteChange]:
     routers, sending = _routers(before, after), Routers(after.config.bgp)
     nothing: PersistentMap[Prefix, Route] = PersistentMap()
     old, new = before.lease.routes or nothing, after.lease.routes or nothing
-    # It stands until the one in its place can.
-    new = new.updated({}, [prefix for prefix in after.outgrown if prefix in new])
     for prefix in changed(old, new):
         if prefix not in new:
             yield _withdrawn(before, after, prefix, sending)

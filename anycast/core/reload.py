@@ -22,7 +22,6 @@ from anycast.core.shared import shared_by
 from anycast.core.state import (
     Difference,
     Leaving,
-    Outgrown,
     Retiring,
     ServerKey,
     State,
@@ -32,8 +31,7 @@ from anycast.core.state import (
     retiring,
 )
 from anycast.core.values.configuration import Address, Config, Scheduler, Vip
-from anycast.core.values.persistent import PersistentMap, changed
-from anycast.core.values.route import Prefix
+from anycast.core.values.persistent import changed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +245,6 @@ def adopted(state: State, config: Config, now: float, index: Index | None = None
             withdrawal=withdrawal(state, [state.owned.prefix_of(address)], now),
             keys=departure.keys.get(address, frozenset()),
         )
-    outgrown = _outgrown(state, config, index, now)
     servers = {server: each for server, each in state.retiring.items() if server[0] in untouched}
     servers |= _retiring(state, index, departure, now, config.timing.server_drain)
     both = joined(state.owned, configured)
@@ -265,33 +262,12 @@ def adopted(state: State, config: Config, now: float, index: Index | None = None
         config=config,
         index=index,
         leaving=state.leaving if leaving == state.leaving else leaving,
-        outgrown=state.outgrown if outgrown == state.outgrown else outgrown,
-        leave_at=-math.inf if leaving or outgrown else math.inf,  # to be looked at
+        leave_at=-math.inf if leaving else math.inf,  # to be looked at
         configured=configured,
         owned=owned,
     )
     after = kept.adopted(before, after, untouched)
     return kept.forgotten(replace(after, owned=kept.owned(before, after, owned)), gone), moves
-
-
-def _outgrown(state: State, config: Config, index: Index, now: float) -> dict[Prefix, Outgrown]:
-    """With the prefixes that `config` no longer announces, of addresses that it announces by others."""
-    found = {prefix: one for prefix, one in state.outgrown.items() if not index.announcing(prefix)}
-    if index.wide == state.owned.wide:
-        return found
-    # Sessions that change have the new routes at once, and the old ones are made for those of before.
-    same = config.bgp == state.config.bgp and config.speaker == state.config.speaker
-    standing = state.lease.routes or PersistentMap()
-    members: dict[Prefix, set[Address]] = {}
-    for address in state.owned.addresses & index.addresses:
-        prefix = state.owned.prefix_of(address)
-        if prefix != index.prefix_of(address) and not index.announcing(prefix):
-            members.setdefault(prefix, set()).add(address)
-    for prefix, addresses in members.items():
-        stands = same and prefix in standing
-        way = None if stands else withdrawal(state, [prefix], now)
-        found.setdefault(prefix, Outgrown(addresses=frozenset(addresses), withdrawal=way))
-    return found
 
 
 def _retiring(

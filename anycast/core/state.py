@@ -179,18 +179,6 @@ class Leaving:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outgrown:
-    """A prefix that addresses which stay are no longer announced by: one that is wider, narrower or no more shared.
-
-    `withdrawal` None: its route stands until the new ones of `addresses` do. Its unreachable route stays for as long as this is
-    here, for until then routers may send what is for the rest of it.
-    """
-
-    addresses: frozenset[Address]
-    withdrawal: Withdrawal | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Retiring:
     """A real server that is no longer configured: weight 0 until its connections are gone, or the instant `until`.
 
@@ -228,7 +216,6 @@ class LeaseState:
     owned: frozenset[Prefix] = frozenset()  # that the newest one has
     owned_from: frozenset[Address] = frozenset()  # the addresses that these are of
     owned_wide: Mapping[Address, Prefix] = field(default_factory=dict)  # and their prefixes
-    owned_outgrown: frozenset[Prefix] = frozenset()  # and those that they have outgrown
     held: PersistentMap[Address, Holding] = PersistentMap()  # what the members of shared prefixes say
     tallies: PersistentMap[Prefix, Tally] = PersistentMap()  # how many of each say what
     digest: int = 0  # of the newest one
@@ -329,8 +316,7 @@ class State:
     )  # services, by their keys for facts, whose sorry pools serve no more, and may have connections left
     expired: Mapping[ServerKey, float] = field(default_factory=dict)  # when its connections were ended last
     leaving: Mapping[Address, Leaving] = field(default_factory=dict)
-    outgrown: Mapping[Prefix, Outgrown] = field(default_factory=dict)
-    leave_at: float = math.inf  # the first instant at which one of these moves on by time alone
+    leave_at: float = math.inf  # the first instant at which one of them moves on by time alone
     lease: LeaseState = LeaseState()
     plugins: Mapping[int, Report | None] = field(default_factory=dict)
     views: Views = Views()

@@ -53,7 +53,6 @@ from anycast.core.state import (
     KernelState,
     LeaseState,
     Leaving,
-    Outgrown,
     State,
     VipState,
     lived,
@@ -62,7 +61,6 @@ from anycast.core.state import (
 from anycast.core.values.configuration import Address, Config, Target
 from anycast.core.values.persistent import PersistentMap
 from anycast.core.values.report import Report
-from anycast.core.values.route import Prefix
 from anycast.core.vip.decide import Advertise, Facts, Verdict, decide, signal
 from anycast.core.vip.facts import facts, start_hold
 from anycast.core.vip.hold import FREE
@@ -354,7 +352,6 @@ def _settle(before: State, state: State, now: float, *, greet: bool = False) -> 
     state, judged, more = _move_on(before, limited.looked(state, now), names, now)
     state = limited.followed(before, state, judged, now)
     effects += more
-    state = lease.outgrown(state, now)
     state, more = lease.renewed(before, state, names | judged, now, greet=greet)
     effects += more
     state = lease.stayed(before, state, now)
@@ -380,8 +377,8 @@ def _placed(before: State, state: State) -> Step:
 
 
 def _left(before: State, state: State, now: float) -> State:
-    """An address the configuration dropped leaves the kernel once its route has been gone for a while, as does a prefix."""
-    if not (state.leaving or state.outgrown) or not touched.leaving(before, state, now):
+    """An address the configuration dropped leaves the kernel once its route has been gone for a while."""
+    if not state.leaving or not touched.leaving(before, state, now):
         return state
     settle = state.config.timing.settle
     left: dict[Address, Leaving] = {}
@@ -391,21 +388,8 @@ def _left(before: State, state: State, now: float) -> State:
         if went.phase is not Phase.SETTLED:
             left[address] = leaving if went is leaving.withdrawal else replace(leaving, withdrawal=went)
             wakes += [at for at in (went.wakes_at(settle),) if at is not None]
-    outgrown: dict[Prefix, Outgrown] = {}
-    for prefix, one in state.outgrown.items():
-        if one.withdrawal is None:
-            outgrown[prefix] = one
-            continue
-        went = followed(one.withdrawal, state.known_plugins, settle=settle, now=now)
-        if went.phase is not Phase.SETTLED:
-            outgrown[prefix] = one if went is one.withdrawal else replace(one, withdrawal=went)
-            wakes += [at for at in (went.wakes_at(settle),) if at is not None]
-    return replace(
-        state,
-        leaving=state.leaving if left == state.leaving else left,
-        outgrown=state.outgrown if outgrown == state.outgrown else outgrown,
-        leave_at=min(wakes, default=math.inf),
-    )
+    leave_at = min(wakes, default=math.inf)
+    return replace(state, leaving=state.leaving if left == state.leaving else left, leave_at=leave_at)
 
 
 def _move_on(

@@ -206,7 +206,6 @@ def leaving(before: State, state: State, now: float) -> bool:
     """Whether an address on its way out may go."""
     return (
         state.leaving is not before.leaving
-        or state.outgrown is not before.outgrown
         or state.config is not before.config
         or _plugins(before, state, now)
         or now >= state.leave_at

@@ -160,8 +160,6 @@ def _wanted_discards(state: State, known: frozenset[Prefix]) -> frozenset[Prefix
     """Of wide prefixes that are configured, and of those that routers may have yet."""
     leaving = {state.owned.wide[at] for at in state.leaving if at in state.owned.wide}
     wanted = state.index.shared.keys() | leaving
-    if state.outgrown and state.kernel.snapshot is not None:
-        wanted |= state.outgrown.keys() & (state.kernel.snapshot.discards or frozenset())
     return known if wanted == known else frozenset(wanted)
 
 

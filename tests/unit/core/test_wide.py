@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_network
-from typing import ClassVar
 from unittest.mock import patch
 
-import pytest
-
-from anycast.core import events as ev
 from anycast.core import lease
 from anycast.core.dataplane.kernel import AddAddress, AddDiscard, KernelOp, RemoveDiscard
 from anycast.core.health.phase import Outcome
@@ -161,75 +157,10 @@ def test_from_a_host_route_to_a_wider_one_and_back_by_a_reload() -> None:
     node = up(plain)
     node.reload(wide)
     assert node.routes == [NET]
-    node.acknowledge()
     node.reload(plain)
+    node.wait(5.0)
     assert node.routes == [route(1)]
-    node.acknowledge()
-    node.wait(SETTLE + 5.0)
     assert node.kernel.discards == frozenset()
-
-
-NARROW = ip_network("192.0.2.0/25")
-
-
-class Watched(Node):
-    """The routes of every lease, in their order, and the unreachable routes after every program."""
-
-    leases: ClassVar[list[frozenset[Prefix]]] = []
-    ends: ClassVar[list[frozenset[Prefix]]] = []
-
-    def _perform(self, effects: tuple[ev.Effect, ...]) -> None:
-        self.leases.extend(frozenset(one.lease.routes) for one in effects if isinstance(one, ev.SendLease))
-        super()._perform(effects)
-
-    def play(self, ops: Iterable[KernelOp]) -> None:
-        super().play(ops)
-        self.ends.append(self.kernel.discards or frozenset())
-
-
-def watched(vip_: Vip) -> Watched:
-    node = Watched(vip_)
-    node.checks(Outcome.OK)
-    node.acknowledge()
-    node.leases.clear()
-    node.ends.clear()
-    return node
-
-
-@pytest.mark.parametrize(
-    ("before", "after"), [((NET,), (NARROW,)), ((NARROW,), (NET,)), ((), (NET,)), ((NET,), ())]
-)
-def test_by_a_reload_to_another_prefix_there_is_a_route_at_every_moment(
-    before: tuple[Prefix, ...], after: tuple[Prefix, ...]
-) -> None:
-    def announced_by(prefixes: tuple[Prefix, ...]) -> Vip:
-        announce = tuple(Announce(prefix=one) for one in prefixes)
-        return replace(vip("a", number=1, servers=(1, 2)), announce=announce)
-
-    old, new = (frozenset(one or (route(1),)) for one in (before, after))
-    node = watched(announced_by(before))
-    node.reload(announced_by(after))
-    assert set(node.leases) <= {old, new}, "one of them, and never none"
-    assert node.routes == list(new)
-    assert all(ends >= set(before) for ends in node.ends), "routers may have the old one yet"
-    node.acknowledge()
-    node.wait(SETTLE + 5.0)
-    assert node.kernel.discards == frozenset(after)
-    assert not node.state.outgrown
-
-
-def test_the_old_route_goes_at_once_where_the_new_one_cannot_stand() -> None:
-    node = Refusing(vip("a", number=1, servers=(1, 2)))
-    node.checks(Outcome.OK)
-    node.acknowledge()
-    wide, _ = pair()
-    node.reload(wide)
-    assert node.routes in ([], [route(1)])
-    node.wait(10.0)
-    assert (node.reason("a"), node.routes) == (Reason.KERNEL_DIFFERS, [])
-    node.acknowledge()
-    node.wait(SETTLE + 5.0)
-    assert not node.state.outgrown
 
 
 def test_which_vips_a_prefix_is_announced_for() -> None:
