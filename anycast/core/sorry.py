@@ -36,8 +36,10 @@ def remembered(state: State, key: ipvs.Key, facts: ServiceFacts) -> ServiceFacts
     # One that was only just configured goes on where the pool serves, for nobody else does.
     serves = lost and (facts.sorry.usable > 0 or (before.serves and facts.sorry.unheard > 0))
     since = before.since if serves is before.serves else state.seen
-    after = replace(facts.sorry, serves=serves, since=since, held=held)
-    leaving = before.leaving or before.serves or (not before.held and _was_left(state, key, known))
+    after = replace(facts.sorry, serves=serves, since=since, held=held, found=key in state.kernel.adopted)
+    # Checks may be through before the kernel is read for the first time.
+    asks = not (before.held and before.found)
+    leaving = before.leaving or before.serves or (asks and _was_left(state, key, known))
     leaving = leaving and held and _may_have_clients(state, key, after)
     return replace(facts, sorry=replace(after, leaving=leaving))
 

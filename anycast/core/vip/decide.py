@@ -74,7 +74,7 @@ class SorryFacts:
 
     `serves`: clients of the service go to it. `since`: the instant at which it began or ceased to; None: it never has.
     `held`: the quorum of the real servers was reached, and not lost since: then the low mark counts. `leaving`: it serves
-    no more, and connections to it may be left.
+    no more, and connections to it may be left. `found`: the kernel had the service when this agent began.
     """
 
     usable: int
@@ -84,6 +84,7 @@ class SorryFacts:
     since: float | None = None
     held: bool = False
     leaving: bool = False
+    found: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,16 +93,15 @@ def test_strict_writes_nothing_where_a_line_is_lost(
     assert "1 line cannot be carried over" in capsys.readouterr().err
 
 
-def test_a_warning_names_the_file_that_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for node in ("lb1", "lb2"):
-        (tmp_path / node).mkdir()
-        text = KEEPALIVED.replace("192.0.2.1", "2001:db8:99::1").replace("10.9.2.1", "fd00:9::1")
-        (tmp_path / node / "keepalived.conf").write_text(text)
-    new = tmp_path / "fleet.yaml"
-    assert run(*sorted(tmp_path.glob("*/keepalived.conf")), "-o", new) == 0
+def test_a_warning_names_the_file_that_is_written(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source.write_text(KEEPALIVED.replace("lb_algo wlc", "lb_algo mh\n    mh-port\n    persistence_timeout 60"))
+    new = tmp_path / "anycast.yaml"
+    assert run(source, "-o", new) == 0
     (warning,) = capsys.readouterr().err.splitlines()
     assert warning.startswith(f"{new}:")
-    assert "is the address of lb1 in its sessions already" in warning
+    assert "with mh-port another balancer chooses by the client's port" in warning
 
 
 def test_programs_get_every_line(source: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -220,6 +220,20 @@ def test_an_agent_that_starts_waits_for_connections_that_the_one_before_it_has_l
     assert (again.reason(), is_last(again)) == (Reason.HEALTHY, False)
 
 
+def test_an_agent_whose_checks_are_through_before_the_kernel_is_read_looks_for_them_then() -> None:
+    node = up(sorry())
+    node.checks(Outcome.FAIL, 1, 2, 3)
+    node.kernel = busied(node.kernel, lambda one, _: ipvs.Connections(3 if one.weight else 0))
+    node.checks(Outcome.OK, 1, 2, 3)
+    again = Node(sorry(), found=node.kernel, kernel_is_slow=True)
+    again.checks(Outcome.OK)
+    again.kernel_is_slow = False
+    again.kernel_answers()
+    assert (again.reason(), again.weights()) == (Reason.SORRY, [1, 1, 1, 0])
+    again.wait(3)
+    assert is_last(again)
+
+
 def test_an_agent_that_starts_does_not_wait_for_ever() -> None:
     node = up(sorry())
     node.checks(Outcome.FAIL, 1, 2, 3)
