@@ -12,7 +12,7 @@ RELP = ("relp", "relp-tls")
 TCP = ("tcp", "tcp-tls")
 STREAMS = (*RELP, *TCP)  # what each machine's rsyslog sends
 PROTOCOLS = (*STREAMS, "https", "udp")
-CHECKED = 1.4  # seconds until three checks have failed: one in a second, two more 0.2 s apart
+CHECKED = 3.05  # seconds until three checks of the example have failed (`anycast budget`): 2 s, two more 0.5 s apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

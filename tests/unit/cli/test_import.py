@@ -96,7 +96,9 @@ def test_strict_writes_nothing_where_a_line_is_lost(
 def test_a_warning_names_the_file_that_is_written(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source.write_text(KEEPALIVED.replace("lb_algo wlc", "lb_algo mh\n    mh-port\n    persistence_timeout 60"))
+    source.write_text(
+        KEEPALIVED.replace("lb_algo wlc", "lb_algo mh\n    mh-port\n    persistence_timeout 60")
+    )
     new = tmp_path / "anycast.yaml"
     assert run(source, "-o", new) == 0
     (warning,) = capsys.readouterr().err.splitlines()
