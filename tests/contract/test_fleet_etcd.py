@@ -123,7 +123,7 @@ def test_whatever_stands_in_etcd_is_read_with_bounds(tmp_path: Path) -> None:
             waits(is_told(found, "lb3", "unknown", why))
         members.control("put", "/test/nodes/lb3", '{"at":1,"born":1,"node":"lb1","pieces":[]}')
         waits(is_told(found, "lb3", "unknown", "lb1 has written it"))
-        assert heard(found)
+        waits(lambda: heard(found))
 
 
 def test_a_full_etcd_ends_no_view_and_one_that_starts_says_what_is_wrong(tmp_path: Path) -> None:
