@@ -129,7 +129,7 @@ def test_a_file_on_a_dead_mount_fails_without_a_pile_of_threads(monkeypatch: pyt
         kind = target(FileCheck(path="/dead/mount"), 0, timeout=0.05)
         first, second = (await probe(kind)).detail, (await probe(kind)).detail
         mended.set()
-        while third := (await probe(target(FileCheck(path="/dead/mount"), 0))).detail:
+        while third := (await probe(target(FileCheck(path="/dead/mount"), 0))).detail:  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # a thread tells nobody of its end
         return [first, second, third]
 
