@@ -52,6 +52,11 @@ PORT = int(
 OWN = "127.0.8.1"
 FLAPS = 10.0  # seconds between two changes of a VIP of each of the others
 LOADS = Timing().reconcile  # seconds between two changes of a load
+KINDS = (
+    ("token", False, False),
+    ("token and TLS", True, False),
+    ("worst, with TLS", True, True),
+)  # the name, whether with TLS, whether the worst case
 GOALS = {"cpu": 0.01, "agent_mib": 8.0, "lateness": 1.2}
 
 
@@ -311,13 +316,6 @@ def main(argv: Sequence[str]) -> int:
     options.json.parent.mkdir(exist_ok=True)
     options.json.write_text(json.dumps({"rows": rows, "against": figures, "goals": GOALS}, indent=1))
     return 0
-
-
-KINDS = (
-    ("token", False, False),
-    ("token and TLS", True, False),
-    ("worst, with TLS", True, True),
-)  # the name, whether with TLS, whether the worst case
 
 
 def medians(rows: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -21,6 +20,7 @@ from anycast.core.fleet.agreement import Agreement
 from anycast.core.fleet.believe import PATIENCE
 from anycast.core.fleet.codec import BrokenError
 from anycast.core.fleet.values import Disagreement
+from anycast.fleet.beats import beat_after, beat_before
 from anycast.fleet.frames import Told, changed_rows
 from anycast.fleet.line import Answer, Line, NoHttpError, TooLargeError
 from anycast.fleet.own import SOCKET
@@ -87,7 +87,7 @@ class Agreeing:
     async def run(self) -> None:
         """Until it is cancelled."""
         loop = asyncio.get_running_loop()
-        due = loop.time() - time.time() % OWN  # as the other nodes are asked: one wake-up for both
+        due = beat_before(loop.time(), time.time(), OWN)  # as the other nodes are asked: one wake-up for both
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
@@ -95,7 +95,7 @@ class Agreeing:
                         await self._changed.wait()
                 self._changed.clear()
                 if loop.time() >= due:
-                    due += OWN * (math.floor((loop.time() - due) / OWN) + 1)
+                    due = beat_after(due, OWN, loop.time())
                     await self._safely(self._look())
                     self._forget(loop.time())
                 for node in {*self._told, *self._now.differing}:

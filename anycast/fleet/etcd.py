@@ -13,7 +13,7 @@ import base64
 import json
 import os
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from anycast import secrets
+from anycast import mutual_tls, secrets
 from anycast.core.values.fleet import Etcd as Settings
 
 TIMEOUT = 1.5  # seconds a member has for an answer: one whose leader has gone takes 7 to say no
@@ -92,11 +92,8 @@ def delete(key: str) -> dict[str, Any]:
 class Client:
     """Calls one member, and another one if that does not answer. One task's; use it as a context manager."""
 
-    def __init__(
-        self, settings: Settings, context: Callable[[], ssl.SSLContext | None] = lambda: None
-    ) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._context = context
         self._members = list(settings.endpoints)  # who has answered last comes first
         self._tokens: dict[str, str] = {}
         self._session: aiohttp.ClientSession | None = None
@@ -239,7 +236,9 @@ class Client:
             self._until = now + CONNECTION_LASTS
             encrypted = any(one.startswith("https:") for one in self._members)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=(self._context() if encrypted else None) or True),
+                connector=aiohttp.TCPConnector(
+                    ssl=mutual_tls.to_server(self._settings.tls) if encrypted else True
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import math
 import os
 import pickle
 import socket
@@ -17,6 +16,7 @@ from anycast.core.fleet.values import Disagreement, Register
 from anycast.core.values.fleet import FleetView
 from anycast.daemon_threads import DaemonThreads
 from anycast.fleet.agreeing import Agreeing
+from anycast.fleet.beats import beat_after, beat_before
 from anycast.fleet.frames import (
     LENGTH,
     Task,
@@ -149,7 +149,7 @@ class Teller:
         loop = asyncio.get_running_loop()
         beat = loop.time() + TOGETHER  # with what has just been answered
         # Later ones go together with what the second of two groups has answered, which are asked by the wall clock.
-        base = loop.time() - time.time() % BEAT + BEAT / 2 + TOGETHER
+        base = beat_before(loop.time(), time.time(), BEAT) + BEAT / 2 + TOGETHER
         self._changed.set()
         while True:
             with contextlib.suppress(TimeoutError):
@@ -158,7 +158,7 @@ class Teller:
                     await asyncio.sleep(TOGETHER)
             on_beat = (now := loop.time()) >= beat
             if on_beat:
-                beat = base + BEAT * (math.floor((now - base) / BEAT) + 1)
+                beat = beat_after(base, BEAT, now)
             await self._tell(
                 [*self._fresh(all_of_it=self._changed.is_set() or on_beat), *self._alive(on_beat=on_beat)]
             )

@@ -19,6 +19,7 @@ from anycast.core.fleet.believe import PATIENCE
 from anycast.core.fleet.codec import BrokenError, Heard, Row
 from anycast.core.fleet.values import Source
 from anycast.core.values.fleet import Certificates, Fleet, PeerAt
+from anycast.fleet.beats import beat_after, beat_before
 from anycast.fleet.frames import Told
 from anycast.fleet.line import Answer, EndedError, Line, NoHttpError, TooLargeError
 from anycast.fleet.memory import Memory
@@ -45,10 +46,8 @@ def first_beats(fleet: Fleet, now: float, wall: float) -> Mapping[str, float]:
     """
     interval = fleet.interval
     groups = max(1, round(interval / TOGETHER))
-    return {
-        one.name: now - wall % interval + crc32(one.name.encode()) % groups / groups * interval
-        for one in fleet.peers
-    }
+    base = beat_before(now, wall, interval)
+    return {one.name: base + crc32(one.name.encode()) % groups / groups * interval for one in fleet.peers}
 
 
 class _SaysNoError(Exception):
@@ -113,7 +112,7 @@ class Peers:
                 if not answered and _may_be_back(memory.told, now):
                     due = now + AGAIN
                 else:
-                    due = beat + interval * (math.floor((now - beat) / interval) + 1)
+                    due = beat_after(beat, interval, now)
         finally:
             asked.close()
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import structlog
 
-from anycast import mutual_tls
 from anycast.core.fleet import codec
 from anycast.core.fleet.codec import BrokenError, Heard, Row
 from anycast.core.fleet.values import Document, Load, Source, VipStanding, VipTold
@@ -221,7 +220,7 @@ async def keep_registered(
     if settings is None:
         return
     loop, told = asyncio.get_running_loop(), ""
-    async with Client(settings, lambda: mutual_tls.to_server(settings.tls)) as client:
+    async with Client(settings) as client:
         register = Register(task, client, hear, alive)
         due = loop.time()
         while True:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import structlog
 
-from anycast import mutual_tls
 from anycast.core.fleet.codec import BrokenError
 from anycast.core.fleet.values import Register, Turn
 from anycast.core.maintenance.stages import NODE
@@ -28,7 +27,7 @@ async def keep_turn(task: Task, tell: Callable[[Register], None]) -> None:
     settings = task.fleet.etcd
     if settings is None:
         return
-    async with Client(settings, lambda: mutual_tls.to_server(settings.tls)) as client:
+    async with Client(settings) as client:
         slots = Slots(client, settings.prefix, task.node, task.fleet.max_out)
         loop, told, look = asyncio.get_running_loop(), Register(), -1.0
         wanted: Turn | None = None

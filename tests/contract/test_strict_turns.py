@@ -7,7 +7,6 @@ import contextlib
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from anycast.core.values.fleet import Certificates, Etcd
 from anycast.fleet import slots
 from anycast.fleet.etcd import Client, EtcdError, Is, RefusedError, UnknownError, delete, put
 from anycast.fleet.slots import Slots
-from anycast.mutual_tls import to_server
 from tests.contract.etcd import BINARY, Cluster, cluster
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="there is no etcd (apt-get install etcd-server)")
@@ -330,7 +328,7 @@ def test_with_certificates_at_both_ends_the_turn_is_given_where_etcd_itself_may_
 
     async def run(etcd: Cluster) -> None:
         settings = Etcd(endpoints=etcd.endpoints, tls=files)
-        async with Client(settings, partial(to_server, files)) as client:
+        async with Client(settings) as client:
             lb1 = Slots(client, "/anycast/", "lb1", 1)
             if certificate == "both":
                 assert (await until_answered(lb1, asks(1))).mine == 1
@@ -338,7 +336,7 @@ def test_with_certificates_at_both_ends_the_turn_is_given_where_etcd_itself_may_
             with pytest.raises(UnknownError):
                 await client.below("/anycast/")
         without = replace(settings, tls=None)
-        async with Client(without, partial(to_server, None)) as client:
+        async with Client(without) as client:
             with pytest.raises(
                 UnknownError, match="its certificate or ours is not good: unable to get local issuer"
             ):
