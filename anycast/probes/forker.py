@@ -76,8 +76,12 @@ class Forker:
         if not self._quick:
             return None
         for program in [one for one, last in self._quick.items() if last <= self._naps]:
+            try:
+                self._poller.register(program.output, select.EPOLLIN)
+            except OSError:  # fs.epoll.max_user_watches: it is looked at after naps until there is room
+                self._quick[program] = self._naps + _NAPS
+                continue
             del self._quick[program]
-            self._poller.register(program.output, select.EPOLLIN)
             self._say("started", program.number, program.pid)
         if self._quick:
             self._naps += 1

@@ -377,7 +377,7 @@ class Wires(Generic[Owner]):
         now = self._clock()
         self._watched().modify(sock.fileno(), _STANDING)
         wire.since = now
-        wire.read, wire.paused, wire.settled = 0, False, False
+        wire.read, wire.paused = 0, False
         self._set(wire, State.STANDING)
         shortest = min((until - began for _, began, until in wire.asked or ()), default=_PATIENCE)
         self._wait(wire, now + min(LEFT_OPEN, shortest / 2))
@@ -393,9 +393,10 @@ class Wires(Generic[Owner]):
     def _ended(self, wire: Tripwire[Owner], sock: socket.socket, events: int) -> None:
         now = self._clock()
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & _BROKEN else 0
+        settled = wire.settled
         self._drop(wire)
         manner = wire.manner = wire.manner or Manner()
-        if not wire.settled:
+        if not settled:
             self._unmade(wire, judge(OSError(code, "")) if code else fail(CLOSED))
             return
         age = now - wire.since
@@ -429,8 +430,11 @@ class Wires(Generic[Owner]):
 
     def _unmade(self, wire: Tripwire[Owner], finding: Finding) -> None:
         manner = wire.manner = wire.manner or Manner()
-        manner.refused()
-        wire.due = self._clock() + manner.pause * (0.5 + random.random() / 2)  # noqa: S311 - to spread them
+        pause = _SHORTAGE
+        if finding.fault is None:  # else it is this node's own, and nothing is learned of the server
+            manner.refused()
+            pause = manner.pause
+        wire.due = self._clock() + pause * (0.5 + random.random() / 2)  # noqa: S311 - to spread them
         if wire.asked:
             self._answer(wire, finding)
             return
@@ -490,9 +494,9 @@ class Wires(Generic[Owner]):
         self._watched().unregister(sock.fileno())
         sock.close()
 
-    def _set(self, wire: Tripwire[Owner], state: State) -> None:
+    def _set(self, wire: Tripwire[Owner], state: State, *, settled: bool = False) -> None:
         self.counts[wire.shown] -= 1
-        wire.state = state
+        wire.state, wire.settled = state, settled
         self.counts[wire.shown] += 1
 
     def _unusual(self, wire: Tripwire[Owner], what: str) -> None:
@@ -556,9 +560,7 @@ class Wires(Generic[Owner]):
             case State.CONNECTING:
                 self._no_answer(wire, now)
             case State.STANDING if not wire.settled or wire.asked:
-                self.counts[wire.shown] -= 1
-                wire.settled = True
-                self.counts[wire.shown] += 1
+                self._set(wire, State.STANDING, settled=True)
                 self._live_on(wire, now)
                 self._answer(wire, OK)
             case State.STANDING if wire.paused and wire.sock is not None:

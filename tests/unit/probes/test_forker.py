@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import socket
@@ -8,12 +9,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EMFILE, ENOSPC
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from anycast.probes.forker import Forker
 from tests.unit.probes.peers import LONG
+
+
+_epoll = select.epoll
 
 
 class Asker:
@@ -136,37 +140,62 @@ def test_a_program_that_cannot_be_watched_is_ended_and_refused(
     assert asker.end()[:2] == ["ended", 2]
 
 
-def test_a_program_whose_end_the_poller_takes_no_more_is_ended_and_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Full:
-        """An epoll that has room for the line alone, until it is told."""
+class Narrow:
+    """An epoll that has room for so many more."""
 
-        def __init__(self) -> None:
-            self._epoll = epoll()
-            self.full = False
-            made.append(self)
+    made: ClassVar[list[Narrow]] = []
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._epoll, name)
+    def __init__(self) -> None:
+        self._epoll = _epoll()
+        self.room = math.inf
+        self.refused = threading.Event()
+        self.made.append(self)
 
-        def register(self, fd: int, events: int) -> None:
-            if self.full:
-                raise OSError(ENOSPC, "")
-            self._epoll.register(fd, events)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._epoll, name)
 
-    epoll, made = select.epoll, list[Full]()
-    monkeypatch.setattr(select, "epoll", Full)
+    def register(self, fd: int, events: int) -> None:
+        if self.room < 1:
+            self.refused.set()
+            raise OSError(ENOSPC, "")
+        self._epoll.register(fd, events)
+        self.room -= 1
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Narrow, Asker]]:
+    monkeypatch.setattr(select, "epoll", Narrow)
     with forking(monkeypatch) as asker:
-        (poller,) = made
-        before = set(os.listdir("/proc/self/fd"))
-        poller.full = True
-        asker.sh(1, "exec sleep 1000")
-        assert asker.answer() == ["refused", 1, ENOSPC]
-        assert set(os.listdir("/proc/self/fd")) == before
-        poller.full = False
-        asker.sh(2, "exit 0")
-        assert asker.end()[:2] == ["ended", 2]
+        yield Narrow.made.pop(), asker
+
+
+def test_a_program_whose_end_the_poller_takes_no_more_is_ended_and_refused(
+    narrow: tuple[Narrow, Asker],
+) -> None:
+    poller, asker = narrow
+    before = set(os.listdir("/proc/self/fd"))
+    poller.room = 0
+    asker.sh(1, "exec sleep 1000")
+    assert asker.answer() == ["refused", 1, ENOSPC]
+    assert set(os.listdir("/proc/self/fd")) == before
+    poller.room = math.inf
+    asker.sh(2, "exit 0")
+    assert asker.end()[:2] == ["ended", 2]
+
+
+def test_a_program_whose_output_the_poller_takes_no_more_is_seen_to_once_there_is_room(
+    narrow: tuple[Narrow, Asker],
+) -> None:
+    poller, asker = narrow
+    poller.room = 1
+    asker.sh(1, "echo fine; exec sleep 1000")
+    assert poller.refused.wait(LONG)
+    asker.sh(2, "exit 0")
+    assert asker.answer() == ["refused", 2, ENOSPC]
+    poller.room = math.inf
+    assert asker.answer()[:2] == ["started", 1]
+    asker.ask(1)
+    assert asker.answer()[:2] == ["ended", 1]
 
 
 def test_with_the_line_all_programs_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -576,6 +576,33 @@ def test_an_idle_check_without_a_descriptor_is_unknown(monkeypatch: pytest.Monke
     run_with_clock(story())
 
 
+@pytest.mark.parametrize(("code", "learned"), [(errno.EADDRNOTAVAIL, False), (errno.ECONNREFUSED, True)])
+def test_what_this_node_cannot_do_is_not_learned_as_the_way_of_a_server(
+    code: int, monkeypatch: pytest.MonkeyPatch, *, learned: bool
+) -> None:
+    async def story() -> None:
+        watch = Watch()
+        wires = watch.wires()
+        wire = wires.join(target(9), "a")
+
+        def refused(*_: object) -> int:
+            return code
+
+        with monkeypatch.context() as patch:
+            patch.setattr(socket.socket, "connect_ex", refused)
+            for _ in range(20):
+                wires.heard(wire, ok=True)
+                await asyncio.sleep(100)
+        assert bool(wires.notes) is bool(watch.lines) is learned
+        with listener() as sock:
+            wire.port = port_of(sock)
+            wires.heard(wire, ok=True)
+            await reached(wire, State.STANDING)
+        wires.close()
+
+    run_with_clock(story())
+
+
 def test_silence_is_found_by_the_kernel() -> None:
     """A peer that is gone without a word: keepalive and TCP_USER_TIMEOUT, by the interval of an idle check."""
 
