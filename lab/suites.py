@@ -25,6 +25,7 @@ PATIENCE = 1800.0  # seconds, for what fetches packages
 
 # What a checkout needs beside lab/install: its own packages are for running the lab alone.
 _READY = ".ready"
+_WHAT = ("routers", "package", "etcd", "bench", "tests")  # of lab/install
 _FIRST = ("ca-certificates", "git", "make", "python3", "python3-venv", "systemd-sysv")
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -103,8 +104,8 @@ def isolated(place: Path, argv: Iterable[str]) -> list[str]:
 
 
 def make(suite: str) -> Path:
-    """The Debian, made if it is not there; completed, if lab/install names more than then. Raises LabError."""
-    place, wanted = root(suite), (CHECKOUT / "lab/install").read_text()
+    """The Debian, made if it is not there; completed, if more is wanted than then. Raises LabError."""
+    place, wanted = root(suite), " ".join(_WHAT) + "\n" + (CHECKOUT / "lab/install").read_text()
     if is_made(place):
         if (place / _READY).read_text() != wanted:
             install(place, "apt-get", "-qq", "update")
@@ -122,8 +123,7 @@ def _programs(place: Path, suite: str) -> None:
     """What lab/install names, where it is missing."""
     (place / "checkout/lab").mkdir(parents=True, exist_ok=True)
     shutil.copy(CHECKOUT / "lab/install", place / "checkout/lab/install")
-    for what in ((), ("routers",), ("package",)):
-        install(place, "/checkout/lab/install", *what)
+    install(place, "/checkout/lab/install", *_WHAT)
     if suite == "sid":  # in the place of BIRD 2
         install(place, "apt-get", "-qq", "install", "--no-install-recommends", "bird3")
     install(place, "apt-get", "clean")
