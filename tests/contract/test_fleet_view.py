@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import ssl
-import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from anycast.core.values.fleet import Certificates
 from anycast.lease import Decoder, Lease, LeaseChange, Report, encode
 from lab import liars
 from tests.contract.fleet import NAMES, Fleet, fleet, waits
+from tests.unit.probes.peers import openssl, sign_expired
 
 
 def all_heard(found: Fleet, names: tuple[str, ...] = NAMES) -> bool:
@@ -145,42 +145,33 @@ def test_a_wrong_token_is_told_at_the_end_that_has_it(tmp_path: Path) -> None:
         waits(lambda: found["lb1"].beliefs()["lb2"] == found["lb2"].beliefs()["lb1"] == "heard")
 
 
+_CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+
+
 class Authority:
     """Certificates of the fleet's authority, by openssl."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._openssl(
-            "req",
-            "-x509",
-            *self._curve(),
-            "-subj",
-            "/CN=fleet",
-            "-keyout",
-            "ca.key",
-            "-out",
-            "ca.pem",
-            "-days",
-            "9",
-        )
-
-    def _openssl(self, *words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=self.folder, check=True, capture_output=True)
-
-    @staticmethod
-    def _curve() -> tuple[str, ...]:
-        return "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"
+        self._key, self._certificate = str(folder / "ca.key"), str(folder / "ca.pem")
+        made = ("-keyout", self._key, "-out", self._certificate)
+        openssl("req", "-x509", *_CURVE, "-subj", "/CN=fleet", *made, "-days", "9")
 
     def sign(self, names: str, *, expired: bool = False, usage: str = "serverAuth,clientAuth") -> None:
         """As node.pem with node.key: of these names."""
-        self._openssl("req", *self._curve(), "-subj", "/CN=node", "-keyout", "new.key", "-out", "node.csr")
-        (self.folder / "ext").write_text(f"subjectAltName={names}\nextendedKeyUsage={usage}\n")
-        self._openssl(
-            *("x509", "-req", "-in", "node.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
-            *("-extfile", "ext", "-out", "new.pem", "-days", "-1" if expired else "9"),
+        key, certificate, request, extensions = (
+            self.folder / name for name in ("new.key", "new.pem", "node.csr", "ext")
         )
-        (self.folder / "new.key").rename(self.folder / "node.key")
-        (self.folder / "new.pem").rename(self.folder / "node.pem")
+        openssl("req", *_CURVE, "-subj", "/CN=node", "-keyout", str(key), "-out", str(request))
+        extensions.write_text(f"subjectAltName={names}\nextendedKeyUsage={usage}\n")
+        source = ("-in", str(request), "-extfile", str(extensions), "-out", str(certificate))
+        if expired:
+            sign_expired(self.folder, source, "-cert", self._certificate, "-keyfile", self._key)
+        else:
+            signer = ("-CA", self._certificate, "-CAkey", self._key, "-CAcreateserial")
+            openssl("x509", "-req", "-days", "9", *signer, *source)
+        key.rename(self.folder / "node.key")
+        certificate.rename(self.folder / "node.pem")
 
 
 ALL = "IP:127.0.9.1,IP:127.0.9.2,DNS:lb3.example.net"

@@ -231,23 +231,22 @@ def make(
     openssl("req", "-new", "-newkey", *key, *subject)
     source = ["-in", str(request), "-extfile", str(extension), "-out", str(made.certificate)]
     if days < 0:
-        _sign_expired(where, made.key, source)
+        sign_expired(where, source, "-selfsign", "-keyfile", str(made.key))
     else:
         openssl("x509", "-req", "-signkey", str(made.key), "-days", str(days), *source)
     return made
 
 
-def _sign_expired(where: Path, key: Path, source: Sequence[str]) -> None:
+def sign_expired(where: Path, source: Sequence[str], *signer: str) -> None:
     """By `openssl ca`, which takes dates: OpenSSL 3.5 refuses a negative number of days."""
     (where / "index").touch()
     (where / "ca.cnf").write_text(
         f"[ca]\ndefault_ca = ca_default\n[ca_default]\ndatabase = {where}/index\nnew_certs_dir = {where}\n"
-        "rand_serial = yes\ndefault_md = sha256\npolicy = any\n[any]\ncommonName = supplied\n"
+        "unique_subject = no\nrand_serial = yes\ndefault_md = sha256\npolicy = any\n"
+        "[any]\ncommonName = supplied\n"
     )
     dates = ("-startdate", "20200101000000Z", "-enddate", "20200102000000Z")
-    openssl(
-        "ca", "-config", str(where / "ca.cnf"), "-batch", "-selfsign", "-keyfile", str(key), *dates, *source
-    )
+    openssl("ca", "-config", str(where / "ca.cnf"), "-batch", *signer, *dates, *source)
 
 
 def openssl(*arguments: str) -> None:

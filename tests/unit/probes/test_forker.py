@@ -16,7 +16,6 @@ import pytest
 from anycast.probes.forker import Forker
 from tests.unit.probes.peers import LONG
 
-
 _epoll = select.epoll
 
 
