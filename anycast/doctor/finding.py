@@ -65,6 +65,7 @@ class Code(StrEnum):
     SYSCTL_CONF = "sysctl_conf"
     ROUTING_DAEMON = "routing_daemon"
     NO_BIRD = "no_bird"
+    NO_BFDD = "no_bfdd"
     TABLE_RULE = "table_rule"
     TABLE_SHARED = "table_shared"
     LO_DOWN = "lo_down"

@@ -36,7 +36,7 @@ from anycast.doctor.finding import (
 from anycast.doctor.firewall import firewall
 from anycast.doctor.fleet import fleet
 from anycast.doctor.managers import foreign_routes, managers
-from anycast.doctor.others import clock, speakers
+from anycast.doctor.others import bfd, clock, speakers
 from anycast.doctor.packets import (
     interfaces,
     next_hops,
@@ -92,6 +92,7 @@ def findings(facts: Facts, config: Config | None, *, connections: int | None = N
         beside(facts.beside, config),
         speakers_table(facts.speakers_table, config),
         speakers(facts, config),
+        bfd(facts, config),
         interfaces(facts, config),
         vip_addresses(facts, config),
         on_link(facts, config),

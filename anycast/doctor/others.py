@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from anycast.analysis.routers import without_bfd
 from anycast.core.values.configuration import Config
 from anycast.core.values.speaker import LearnedBy
 from anycast.doctor.facts import Facts
@@ -37,6 +38,27 @@ def clock(facts: Facts, config: Config | None) -> Iterator[Finding]:
             code=Code.CLOCK_STEPS,
             text=f"systemd-timesyncd sets a clock that is 0.4 s off or more; {harm}",
             fix="chrony with `makestep 1 3`, which slews the clock once it runs",
+        )
+
+
+def bfd(facts: Facts, config: Config | None) -> Iterator[Finding]:
+    """Nothing else tells of a bfdd that has died: routers take the session without BFD. BIRD on the node has its own."""
+    if config is None or config.speaker.is_table or "bfdd" in facts.programs:
+        return
+    with_bfd = [
+        str(one.address)
+        for one in config.bgp.neighbors
+        if one.bfd is not None and not (one.software and without_bfd(one.software))
+    ]
+    if with_bfd:
+        yield Finding(
+            severity=Severity.WARNING,
+            code=Code.NO_BFDD,
+            text=f"no bfdd runs here, and BFD is configured with {some(with_bfd)}: a router takes the session without it and "
+            f"says nothing, so the hold time of {config.bgp.hold_time} s alone notices a dead node; with `strict`, and "
+            "mostly with FRR 10.3, it takes no session",
+            fix="`bfdd=yes` in /etc/frr/daemons, `anycast render frr-bfd -o /etc/frr/frr.conf`, `systemctl restart frr`; "
+            "one in another network namespace answers no router",
         )
 
 
