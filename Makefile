@@ -54,11 +54,12 @@ bench: setup ## IPVS figures against ipvsadm and keepalived in the lab; two to t
 
 # The engine against HAProxy; the whole agent; tripwires; from a dead service to the router: with the kernel of the lab at a
 # real-time priority, then without IPVS on this kernel.
-bench-checks: setup ## checks against HAProxy's, the agent under 5,000 a second, tripwires, failover, what checks prove; root, half an hour
+bench-checks: setup ## checks against HAProxy's, the agent under 5,000 a second, tripwires, tunnels, failover, what checks prove; root, half an hour
 	@./lab/install bench
 	@$(BIN)/python -m lab.bench_checks
 	@$(BIN)/python -m lab.bench_agent
 	@$(BIN)/python -m lab.bench_wires
+	@$(BIN)/python -m lab.bench_tunnel
 	@$$(chrt -r 1 true 2>/dev/null && echo chrt -r 1) $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench_failover
 	@ANYCAST_LAB=namespaces $(BIN)/python -m lab run -- $(BIN)/python -m lab.bench_failover --without-ipvs
 	@$(BIN)/python -m lab run -- $(BIN)/python -m lab.bench_proofs
