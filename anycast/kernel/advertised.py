@@ -47,7 +47,7 @@ async def defaults(*, advertised: bool = False) -> list[Default]:
     body += attribute(_TABLE, struct.pack("=I", _MAIN))
     netlink = Netlink(socket.NETLINK_ROUTE, strict=True)  # the kernel leaves out what is not asked for
     try:
-        dump = await netlink.dump(lambda sequence: frame(_GET_ROUTE, NLM_F_DUMP, sequence, body), _default)
+        found = await netlink.whole(lambda sequence: frame(_GET_ROUTE, NLM_F_DUMP, sequence, body), _default)
     except RefusedError as error:
         if error.errno not in _NO_IPV6:
             raise
@@ -56,7 +56,7 @@ async def defaults(*, advertised: bool = False) -> list[Default]:
         raise KernelUnavailable(f"routes: an answer of the kernel was not understood: {error}") from error
     finally:
         netlink.close()
-    return [one for one in dump.found if one is not None and (one.advertised or not advertised)]
+    return [one for one in found if one is not None and (one.advertised or not advertised)]
 
 
 async def cut_by_forwarding() -> list[str]:

@@ -26,8 +26,6 @@ from anycast.kernel.netlink_codec import (
     frame,
 )
 
-PATIENCE = 5  # times that a list which changes while it is read is read again
-
 _NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE = 24, 25, 26
 _NLM_F_EXCL, _NLM_F_CREATE = 0x200, 0x400
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, lengths, type of service, table, protocol, scope, type, flags
@@ -52,16 +50,13 @@ async def read() -> frozenset[Prefix]:
 async def _of_family(netlink: Netlink, family: int) -> set[Prefix]:
     body = _RTMSG.pack(family, 0, 0, 0, _MAIN, DISCARD_PROTOCOL, 0, 0, 0)
     body += attribute(_TABLE, struct.pack("=I", _MAIN))
-    for _ in range(PATIENCE):
-        try:
-            dump = await netlink.dump(lambda sequence: frame(_GET_ROUTE, NLM_F_DUMP, sequence, body), _parsed)
-        except RefusedError as error:
-            if error.errno not in _NO_IPV6:
-                raise
-            return set()
-        if dump.whole:
-            return {one for one in dump.found if one is not None}
-    raise OSError(errno.EAGAIN, "the main table changes all the time")
+    try:
+        found = await netlink.whole(lambda sequence: frame(_GET_ROUTE, NLM_F_DUMP, sequence, body), _parsed)
+    except RefusedError as error:
+        if error.errno not in _NO_IPV6:
+            raise
+        return set()
+    return {one for one in found if one is not None}
 
 
 async def write(prefixes: Sequence[Prefix], *, add: bool) -> dict[Prefix, OSError]:

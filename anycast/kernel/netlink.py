@@ -18,6 +18,7 @@ from anycast.kernel import netlink_codec as codec
 
 DEADLINE = 5.0  # seconds for one request and its answer
 SLICE = 0.005  # seconds; reading pauses after as many, for the event loop
+READS = 5  # times that a list which changes while it is read is read again
 RECEIVE = 65536  # bytes; the kernel fills dumps in steps of up to 32 KiB
 
 _SOL_NETLINK = 270
@@ -118,6 +119,14 @@ class Netlink:
         except BaseException:
             self.close()
             raise
+
+    async def whole(self, framed: Framed, parse: Parse[T]) -> list[T]:
+        """A dump in which nothing is missing. Raises OSError (EAGAIN: the list changes all the time), Malformed."""
+        for _ in range(READS):
+            dump = await self.dump(framed, parse)
+            if dump.whole:
+                return dump.found
+        raise OSError(errno.EAGAIN, "the kernel's list changes all the time")
 
     async def write(self, framed: Framed, count: int = 1) -> dict[int, int]:
         """Sends `count` requests at once, of which the last asks for an acknowledgement.

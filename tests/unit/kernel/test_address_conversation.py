@@ -112,6 +112,24 @@ def test_ipv4_that_no_torn_dump_shows_is_read_in_one_piece(monkeypatch: pytest.M
     assert kernel.asked == []
 
 
+def test_a_list_that_must_be_whole_is_read_until_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def found() -> set[Address]:
+        line = netlink.Netlink(socket.NETLINK_ROUTE)
+        try:
+            listed = await line.whole(codec.dump_frame, codec.parse)
+        finally:
+            line.close()
+        return {one.address for one in listed if one is not None}
+
+    kernel = Kernel(monkeypatch, torn(ONE), torn(ONE, TWO), listing(TWO))
+    assert asyncio.run(found()) == {TWO}
+    assert kernel.dumped == 3
+    kernel = Kernel(monkeypatch, torn(ONE))
+    with pytest.raises(OSError, match="changes all the time"):
+        asyncio.run(found())
+    assert kernel.dumped == netlink.READS
+
+
 def test_addresses_of_other_interfaces_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     Kernel(monkeypatch, listing(ONE, index=INDEX + 1))
     assert read(ONE) == frozenset()
