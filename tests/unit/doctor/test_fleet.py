@@ -19,7 +19,7 @@ from anycast.doctor.facts import Answered, Facts, FleetFacts, Runs
 from anycast.doctor.finding import Code, Severity
 from anycast.doctor.fleet_asked import asked
 from tests.unit.doctor.node import GOOD, above_info, codes, config, found
-from tests.unit.probes.peers import make
+from tests.unit.probes.peers import make, refusing_port
 
 DAY = 86_400.0
 PEERS = Fleet(peers=(PeerAt(name="lb2"),))  # nobody knows where it is
@@ -174,10 +174,12 @@ def etcd() -> Iterator[tuple[str, dict[str, str]]]:
 
 def test_each_member_of_etcd_is_asked_for_its_version(etcd: tuple[str, dict[str, str]]) -> None:
     address, says = etcd
-    view = Fleet(view=FleetView.ETCD, etcd=Etcd(endpoints=(address, "http://127.0.0.1:1")))
-    there, gone = ask(view).etcd
+    with refusing_port() as port:
+        nobody = f"http://127.0.0.1:{port}"
+        view = Fleet(view=FleetView.ETCD, etcd=Etcd(endpoints=(address, nobody)))
+        there, gone = ask(view).etcd
     assert there == Answered(address, version="3.5.16")
-    assert gone == Answered("http://127.0.0.1:1", why="Connection refused")
+    assert gone == Answered(nobody, why="Connection refused")
     says.clear()
     assert ask(view).etcd[0].why == "what answers there is no etcd (JSONDecodeError)"
     assert len(ask(replace(view, view=FleetView.PEERS)).etcd) == 2, "the turn is etcd's there too"
@@ -198,11 +200,14 @@ def test_the_gateway_of_a_member_is_asked_besides(etcd: tuple[str, dict[str, str
 
 def test_each_node_is_asked_as_the_agent_does(etcd: tuple[str, dict[str, str]]) -> None:
     port = int(etcd[0].rpartition(":")[2])
-    peers = (PeerAt(name="lb2", host="127.0.0.1", port=port), PeerAt(name="lb3", host="127.0.0.1", port=1))
-    strange, gone = ask(Fleet(peers=peers)).nodes
+    with refusing_port() as nobody:
+        peers = tuple(
+            PeerAt(name=name, host="127.0.0.1", port=at) for name, at in (("lb2", port), ("lb3", nobody))
+        )
+        strange, gone = ask(Fleet(peers=peers)).nodes
     assert strange == Answered("lb2", "what it says cannot be read: it does not say when it was made")
     assert gone == Answered(
-        "lb3", "127.0.0.1:1 refuses the connection: no agent runs there, or one without `fleet`"
+        "lb3", f"127.0.0.1:{nobody} refuses the connection: no agent runs there, or one without `fleet`"
     )
     hidden = replace(Fleet(peers=peers), token=Secret(variable="NOT_OF_THIS_PROCESS"))
     assert ask(hidden).nodes == ()
