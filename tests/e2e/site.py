@@ -97,7 +97,7 @@ class Site:
                 if not alive:
                     self.lab.start(node, what)  # type: ignore[arg-type]
         for node in NODES:
-            status = self.answers(node)
+            status = self._revived(node)
             if node in changed:
                 self.reload(node)
             for entry in status["maintenance"]:
@@ -139,6 +139,18 @@ class Site:
             return None
 
         return until(look, f"{node}: an agent that answers")
+
+    def _revived(self, node: str) -> Document:
+        """The same. An agent that ends because the machine was too busy for its file is started again, as by systemd."""
+
+        def look() -> Document | None:
+            with contextlib.suppress(client.UnreachableError):
+                return self.status(node)
+            if not self.lab.alive(node, "agent"):
+                self.lab.start(node, "agent")
+            return None
+
+        return until(look, f"{node}: an agent that answers", 3 * PATIENCE)
 
     def ready(self, node: str) -> Document:
         """The node's status, once it can do its work, announces all it has and is in no maintenance."""
