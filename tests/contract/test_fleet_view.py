@@ -93,7 +93,7 @@ def test_a_reload_begins_and_ends_the_view(tmp_path: Path) -> None:
         found.config.write_text(text.replace("fleet: {interval", "fleet: {view: none, interval"))
         agent.send_signal(signal.SIGHUP)
         waits(lambda: found["lb1"].named("config.rejected"))  # it would know nothing of the others
-        assert ask(found["lb1"].control, "POST", "/reload", {"allow_removal": True}).ok
+        assert ask(found["lb1"].control, "POST", "/reload", {"allow_removal": True}, timeout=100.0).ok
         waits(lambda: pid_of(agent.pid, "anycast-fleet") is None)
         waits(lambda: set(found["lb1"].beliefs().values()) == {"unknown"})
         found.config.write_text(text)
