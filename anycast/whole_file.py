@@ -1,4 +1,4 @@
-"""A file is written in the place of another one."""
+"""A file is written in the place of another one, or where there is none: whole, or not at all."""
 
 from __future__ import annotations
 
@@ -23,4 +23,15 @@ def replace(file: Path, text: str, permit: Callable[[int], None]) -> None:
         os.replace(name, file)
     except BaseException:
         os.unlink(name)
+        raise
+
+
+def create(file: Path, text: str, mode: int) -> None:
+    """A new file. One that cannot be written whole is not left. Raises OSError; FileExistsError: there is one, it stays."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as new:
+            new.write(text)
+    except BaseException:
+        os.unlink(file)
         raise

@@ -109,7 +109,8 @@ class Figure:
 class Plan:
     """`needed`: nodes with which the load stays below the limit, by how many are missing; None: it never does.
 
-    `lacking`: which figure would tell what. `contradictions`: figures that cannot all be right.
+    `lacking`: which figure would tell what. `contradictions`: figures that cannot all be right. `warnings`: what the
+    figures do not show.
     """
 
     asked: Asked
@@ -118,12 +119,17 @@ class Plan:
     figures: tuple[Figure, ...]
     lacking: tuple[str, ...]
     contradictions: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     @property
     def holds(self) -> bool:
-        """With one node less nothing is above its limit, as far as that is known."""
+        """With one node less there is one that serves, and nothing is above its limit, as far as that is known."""
         known = [one for one in self.loads if one.missing <= 1]
-        return not self.contradictions and all(one.verdict is not Verdict.ABOVE for one in known)
+        return (
+            self.asked.nodes > 1
+            and not self.contradictions
+            and all(one.verdict is not Verdict.ABOVE for one in known)
+        )
 
 
 def plan(config: Config | None, asked: Asked) -> Plan:
@@ -136,6 +142,7 @@ def plan(config: Config | None, asked: Asked) -> Plan:
         figures=tuple(_figures(config, asked)),
         lacking=tuple(_lacking(config, asked)),
         contradictions=tuple(_contradictions(asked)),
+        warnings=tuple(_warnings(asked)),
     )
 
 
@@ -426,6 +433,11 @@ def _contradictions(asked: Asked) -> Iterator[str]:
             f"{asked.new_connections:,.0f} new connections a second need as many packets at least, and there are "
             f"{asked.packets:,.0f}"
         )
+
+
+def _warnings(asked: Asked) -> Iterator[str]:
+    if asked.nodes == 1:
+        yield "with one node less nothing serves: there is one"
 
 
 def _size(count: float) -> str:

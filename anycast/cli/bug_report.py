@@ -80,13 +80,16 @@ def run(args: argparse.Namespace) -> int:
         # Never over a file of somebody else, and for its owner alone.
         fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        print(f"anycast bug-report: {printable(str(output))}: {error.strerror}", file=sys.stderr)
-        return ExitCode.NEGATIVE
-    with os.fdopen(fd, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
-        for where, text in configuration:
-            _add(archive, f"{name}/{where}", text)
-        for where, tell in _told(args):
-            _add(archive, f"{name}/{where}", _without(_part(tell), secrets))
+        return _unwritten(output, error)
+    try:
+        with os.fdopen(fd, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
+            for where, text in configuration:
+                _add(archive, f"{name}/{where}", text)
+            for where, tell in _told(args):
+                _add(archive, f"{name}/{where}", _without(_part(tell), secrets))
+    except OSError as error:
+        output.unlink()
+        return _unwritten(output, error)
     print(output)
     print(
         "Secrets of the configuration are taken out. It holds addresses and names of this node: read it before you "
@@ -94,6 +97,14 @@ def run(args: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return ExitCode.OK
+
+
+def _unwritten(output: Path, error: OSError) -> int:
+    print(
+        f"anycast bug-report: {printable(str(output))} cannot be written: {error.strerror} (name another file with -o)",
+        file=sys.stderr,
+    )
+    return ExitCode.NEGATIVE
 
 
 def _add(archive: tarfile.TarFile, name: str, text: str) -> None:

@@ -99,9 +99,7 @@ def _write(file: Path, done: Imported, *, force: bool, quiet: bool) -> int:
         if force:
             whole_file.replace(file, done.text, lambda descriptor: os.fchmod(descriptor, _MODE))
         else:
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(done.text)
+            whole_file.create(file, done.text, _MODE)
     except OSError as error:
         return _refused(f"{file} cannot be written: {error.strerror} (name another file)")
     if not quiet:

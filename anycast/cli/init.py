@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from anycast import whole_file
 from anycast.cli.configuration import report
 from anycast.cli.exits import ExitCode
 from anycast.cli.table import printable
@@ -76,7 +77,7 @@ def _write(file: Path, text: str) -> int:
         return ExitCode.OK
     try:
         # It may hold passwords one day: not for everybody.
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        whole_file.create(file, text, 0o640)
     except FileExistsError:
         return _exists(file)
     except OSError as error:
@@ -84,8 +85,6 @@ def _write(file: Path, text: str) -> int:
             f"anycast init: {file} cannot be written: {error.strerror} (name another file)", file=sys.stderr
         )
         return ExitCode.NEGATIVE
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)
     print(f"{file} is written. Next:")
     for command, what in (
         (f"anycast check {file}", "says what is wrong with it"),

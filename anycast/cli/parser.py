@@ -86,8 +86,9 @@ examples:
   anycast plan --config fleet.yaml --connections 400k --new-connections 8k --server-connections 20k
   anycast status --json > lb1.json; anycast plan --config fleet.yaml --status lb1.json --status lb2.json
 
-exit statuses: 0 with one node less nothing is above its limit, as far as that is known; 1 something is, or the figures
-contradict each other; 2 wrong usage; 78 the configuration has problems
+exit statuses: 0 with one node less nothing is above its limit, as far as that is known; 1 something is, there is one node
+alone, or the figures contradict each other; 2 wrong usage, or a file that cannot be read or written; 78 the configuration
+has problems
 """
 
 _SIMULATE = """\

@@ -32,24 +32,27 @@ def run(args: argparse.Namespace) -> int:
         return report_json(error, args.config) if args.json else report(error, args.config)
     nodes = args.nodes or nodes
     if nodes is None:
-        print(
-            "anycast: plan: how many balancers are there? (--nodes N, or --config with a fleet's file)",
-            file=sys.stderr,
-        )
-        return ExitCode.USAGE
+        return _refused("how many balancers are there? (--nodes N, or --config with a fleet's file)")
     try:
         asked = _asked(args, nodes, config)
-    except (OSError, ValueError) as error:
-        print(f"anycast: plan: {printable(str(error))}", file=sys.stderr)
-        return ExitCode.USAGE
+    except ValueError as error:
+        return _refused(str(error))
     found = plan(config, asked)
     if args.svg is not None:
-        args.svg.write_text(picture(found), encoding="utf-8")
+        try:
+            args.svg.write_text(picture(found), encoding="utf-8")
+        except OSError as error:
+            return _refused(f"{args.svg} cannot be written: {error.strerror} (name another file)")
     if args.json:
         print(json.dumps(document(found), indent=2))
     else:
         print(_text(found, colour=wants_colour(sys.stdout)), end="")
     return ExitCode.OK if found.holds else ExitCode.NEGATIVE
+
+
+def _refused(why: str) -> int:
+    print(f"anycast: plan: {printable(why)}", file=sys.stderr)
+    return ExitCode.USAGE
 
 
 def _configured(args: argparse.Namespace) -> tuple[Config | None, int | None]:
@@ -68,7 +71,7 @@ def _configured(args: argparse.Namespace) -> tuple[Config | None, int | None]:
 
 
 def _asked(args: argparse.Namespace, nodes: int, config: Config | None) -> Asked:
-    """What an option does not say of the capacity, the file's `fleet.capacity` does. Raises OSError, ValueError."""
+    """What an option does not say of the capacity, the file's `fleet.capacity` does. Raises ValueError."""
     from anycast.analysis.plan import LIMIT, Asked, added, of_messages
     from anycast.core.fleet.values import Capacity
 
@@ -107,9 +110,12 @@ def _asked(args: argparse.Namespace, nodes: int, config: Config | None) -> Asked
 
 
 def _document(file: Path) -> Mapping[str, object]:
-    """Raises OSError, ValueError."""
-    with file.open("rb") as opened:
-        data = opened.read(_MOST_BYTES + 1)
+    """Raises ValueError."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror} (name a file that can be read)") from None
     if len(data) > _MOST_BYTES:
         raise ValueError(f"{file}: larger than a status document is")
     try:
@@ -179,6 +185,7 @@ def _text(found: Plan, *, colour: bool) -> str:
         parts.append("".join(lines))
     for kind, words, shade in (
         ("contradiction", found.contradictions, Colour.BAD),
+        ("warning", found.warnings, Colour.WARN),
         ("not said", found.lacking, Colour.WARN),
     ):
         if words:
@@ -220,6 +227,7 @@ def document(found: Plan) -> dict[str, object]:
         ],
         "lacking": list(found.lacking),
         "contradictions": list(found.contradictions),
+        "warnings": list(found.warnings),
     }
 
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from anycast.agent.maintenance_file import DamagedError, after_damage, boot_id, load, save
 from anycast.core.maintenance.clocks import End, Expiry
 from anycast.core.maintenance.stages import NODE, Maintenance
+from tests.disks import files_of_at_most
 
 BOOT = "0b7f4c0e-boot"
 OLD = {"web": Maintenance(reason="new kernel", by="root", since=1.5)}
@@ -181,13 +182,8 @@ def test_a_process_that_is_killed_before_any_of_its_calls_leaves_the_old_or_the_
 def test_a_disk_that_is_full_is_an_error_and_leaves_the_old_file_and_no_half_one(tmp_path: Path) -> None:
     path = tmp_path / "maintenance.json"
     save(path, OLD)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # Python has SIGXFSZ ignored: EFBIG
-    try:
-        with pytest.raises(OSError, match="too large"):
-            save(path, NEW)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with files_of_at_most(100), pytest.raises(OSError, match="too large"):
+        save(path, NEW)
     assert load(path) == OLD
     assert os.listdir(tmp_path) == [path.name]
 

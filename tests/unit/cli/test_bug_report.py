@@ -14,6 +14,7 @@ from anycast.cli.main import main
 from anycast.config.load import load
 from anycast.core.values.checks import KINDS
 from anycast.core.values.configuration import Neighbor
+from tests.disks import files_of_at_most
 
 PASSWORD = "correct-horse-battery"
 CONFIG = f"""\
@@ -153,3 +154,14 @@ def test_hooks_in_short_form_and_included_files_keep_their_secrets_too(wrong: di
     assert yaml.safe_load(wrong["configuration/00-anycast.yaml"])["hooks"] == {"chat": HIDDEN}
     assert yaml.safe_load(wrong["configuration/01-more.yaml"])["hooks"] == {"log": [HIDDEN] * 3}
     assert "hunter2" not in "".join(wrong.values())
+
+
+def test_an_archive_that_does_not_fit_is_told_and_not_left(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "report.tar.gz"
+    argv = ["bug-report", "--config", str(config), "--socket", str(tmp_path / "none.sock"), "-o", str(output)]
+    with files_of_at_most(100):
+        assert main(argv) == 1
+    assert "report.tar.gz cannot be written: File too large (name another file" in capsys.readouterr().err
+    assert not output.exists()

@@ -54,6 +54,35 @@ def test_a_picture_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     capsys.readouterr()
 
 
+def test_a_picture_or_a_status_that_no_file_can_be_is_told_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["plan", "--nodes", "3", "--busy", "20%"]
+    for option, file, why in (
+        (
+            "--svg",
+            tmp_path / "none" / "plan.svg",
+            "cannot be written: No such file or directory (name another file)",
+        ),
+        ("--svg", tmp_path, "cannot be written: Is a directory"),
+        ("--status", tmp_path / "none", "No such file or directory (name a file that can be read)"),
+    ):
+        assert main([*argv, option, str(file)]) == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert told.err.startswith(f"anycast: plan: {file}")
+        assert why in told.err
+
+
+def test_one_balancer_alone_never_holds_and_it_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--nodes", "1", "--busy", "45%"]) == 1
+    assert "warning: with one node less nothing serves: there is one" in capsys.readouterr().out
+    assert main(["plan", "--nodes", "1", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert not found["holds"]
+    assert len(found["warnings"]) == 1
+
+
 def test_running_nodes_tell_what_they_carry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rates = {"packets_in_per_s": 400_000.0, "bits_in_per_s": 3_000_000_000, "connections_per_s": 100.0}
     file = tmp_path / "lb1.json"
