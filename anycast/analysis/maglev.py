@@ -16,7 +16,7 @@ from anycast.core.dataplane.members import every_server_of, server_port, usual_w
 from anycast.core.values.configuration import Address, Service
 
 LARGE = 500  # real servers: beyond, a figure is not worth the time it takes
-_HEAVIEST = 65535  # weight a real server can have
+HEAVIEST = 65535  # weight a real server can have
 _TURN_BITS = 6  # IP_VS_MH_TAB_BITS: half of the table's index, 12
 _OFFSET_KEY, _SKIP_KEY = 2654435761, 2654446892
 _WORD = 2**64 - 1
@@ -116,7 +116,7 @@ def step(servers: tuple[Entry, ...], version: int) -> float:
         (next(n for n, one in enumerate(servers) if one.weight == weight), weight + by)
         for weight in (*weights[:2], *weights[-2:])
         for by in (-1, 1)
-        if 0 < weight + by <= _HEAVIEST
+        if 0 < weight + by <= HEAVIEST
     }
     return max(
         moved(servers, (*servers[:n], replace(servers[n], weight=weight), *servers[n + 1 :]), version)

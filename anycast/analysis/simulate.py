@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anycast.analysis.hrw import HighestRandomWeight, mixed
-from anycast.analysis.maglev import Entry, table
+from anycast.analysis.maglev import HEAVIEST, Entry, table
 from anycast.core.dataplane.ipvs import MAGLEV_SLOTS, SOURCE_SLOTS
 
 MOST_FLOWS, MOST_NODES, MOST_SERVERS = 10_000_000, 1_000, 1_000
@@ -60,7 +60,7 @@ class Act(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`which`: nodes or real servers, from 1. `weight`: of WEIGHT."""
+    """`which`: nodes or real servers, from 1. `weight`: of WEIGHT and ADD."""
 
     act: Act
     which: tuple[int, ...]
@@ -68,7 +68,8 @@ class Step:
 
     def __str__(self) -> str:
         listed = str(len(self.which)) if self.act is Act.ADD else ",".join(map(str, self.which))
-        return f"{self.act}:{listed}" + (f"={self.weight}" if self.act is Act.WEIGHT else "")
+        told = self.act is Act.WEIGHT or (self.act is Act.ADD and self.weight != 1)
+        return f"{self.act}:{listed}" + (f"={self.weight}" if told else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,17 +121,21 @@ def parsed(text: str, nodes: int, servers: int) -> Step:
         raise ValueError(f"{text!r} is no step (write one of {', '.join(Act)}, as in leave:2 or weight:1=5)")
     act = Act(found[1])
     which = tuple(int(one) for one in (found[2] or "1").split(","))
+    if found[3] is not None and not 1 <= int(found[3]) <= HEAVIEST:
+        raise ValueError(f"{text!r}: a weight is from 1 to {HEAVIEST:,}")
     if act is Act.ADD:
         if len(which) > 1 or not which[0]:
             raise ValueError(f"{text!r}: how many real servers? (write {act}, or {act}:3)")
+        if servers + which[0] > MOST_SERVERS:
+            raise ValueError(
+                f"{text!r}: there can be up to {MOST_SERVERS:,} real servers, and there are {servers:,}"
+            )
         return Step(act, tuple(range(which[0])), int(found[3] or 1))
     most, what = (nodes, "nodes") if act in (Act.LEAVE, Act.RETURN) else (servers, "real servers")
     if found[2] is None or not all(1 <= one <= most for one in which) or len(set(which)) < len(which):
         raise ValueError(f"{text!r}: which of the {most} {what}? (write {act}:1, or {act}:1,2)")
     if (found[3] is not None) is not (act is Act.WEIGHT):
         raise ValueError(f"{text!r}: a weight is written for {Act.WEIGHT}, as in {Act.WEIGHT}:1=5")
-    if act is Act.WEIGHT and not 1 <= int(found[3]) <= 65_535:
-        raise ValueError(f"{text!r}: a weight is from 1 to 65535")
     return Step(act, which, int(found[3] or 1))
 
 
@@ -257,7 +262,9 @@ class _Site:
         """Which they are given: mh and sh pass on to another slot where that one is dead."""
         serving = self._serving()
         if not self._tables:
-            weights = np.where(serving, np.array(self._weights, dtype=np.float64), 0.0)
+            # Round robin gives each its turn whatever its weight.
+            each = 1 if self._setup.scheduler is Scheduler.RR else np.array(self._weights)
+            weights = np.where(serving, each, 0.0)
             return self._chance.choice(len(weights), size=len(places), p=weights / weights.sum()).astype(
                 np.int32
             )

@@ -26,6 +26,7 @@ _MOST_CONNECTIONS = 10**9
 _WATCH = 2.0  # seconds
 _LEAST_WATCH, _MOST_WATCH = 0.1, 3600.0
 _MOST_NODES = 64
+_MOST_WEIGHT = 65_535  # of a real server
 
 _EPILOG = """\
 exit statuses: 0 done; 1 a negative answer; 2 wrong usage; 3 the agent or its ops process does not answer;
@@ -93,7 +94,7 @@ has problems
 
 _SIMULATE = """\
 steps: leave:2 (a balancer), leave:1,2, return:2, server-add, server-add:3, server-remove:1 (out of the table), server-dies:1
-(weight 0, its place stays), server-back:1, weight:1=5
+(weight 0, its place stays), server-back:1, weight:1=5, server-add:1=5 (with that weight)
 
 examples:
   anycast simulate leave:2 return:2                             three balancers, a Linux router, four real servers, mh
@@ -695,7 +696,6 @@ def _simulate(verb: _Parser) -> None:
     for option, default, words in (
         ("--flows", 100_000.0, "connections"),
         ("--nodes", 3.0, "balancers"),
-        ("--servers", 4.0, "real servers"),
         ("--drifted", 0.0, "balancers whose table was filled in another order, the last ones"),
     ):
         kind = _amount if default else _whole
@@ -703,10 +703,13 @@ def _simulate(verb: _Parser) -> None:
             option, type=kind, default=default, metavar="N", help=f"{words} (default: {default:g})"
         )
     verb.add_argument(
+        "--servers", type=_amount, metavar="N", help="real servers (default: as many as have weights, or 4)"
+    )
+    verb.add_argument(
         "--weights",
         type=_weights,
         metavar="N,N…",
-        help="of the real servers, in the place of --servers (default: 1)",
+        help="of the real servers (default: 1 each)",
     )
     verb.add_argument(
         "--node-weights",
@@ -740,9 +743,13 @@ def _whole(text: str) -> float:
 
 
 def _weights(text: str) -> tuple[int, ...]:
-    if not re.fullmatch("[1-9][0-9]{0,4}(,[1-9][0-9]{0,4}){0,999}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of weights (write 1,1,2)")
-    return tuple(map(int, text.split(",")))
+    if re.fullmatch("[1-9][0-9]{0,4}(,[1-9][0-9]{0,4}){0,999}", text, re.ASCII):
+        found = tuple(map(int, text.split(",")))
+        if max(found) <= _MOST_WEIGHT:
+            return found
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is no list of weights from 1 to {_MOST_WEIGHT:,} (write 1,1,2)"
+    )
 
 
 def _amount(text: str) -> float:

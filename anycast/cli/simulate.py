@@ -55,18 +55,23 @@ def _setup(args: argparse.Namespace) -> Setup:
     """Raises ValueError."""
     from anycast.analysis.simulate import MOST_FLOWS, MOST_NODES, MOST_SERVERS, Router, Scheduler, Setup
 
+    servers = args.servers or len(args.weights or Setup().weights)
     for what, number, most in (
         ("flows", args.flows, MOST_FLOWS),
         ("balancers", args.nodes, MOST_NODES),
-        ("real servers", args.servers, MOST_SERVERS),
+        ("real servers", servers, MOST_SERVERS),
     ):
-        if not 1 <= number <= most:
-            raise ValueError(f"there can be from 1 to {most:,} {what}, not {number:,.0f}")
-    weights = args.weights or (1,) * round(args.servers)
+        if not 1 <= number <= most or number != round(number):
+            raise ValueError(f"there can be from 1 to {most:,} {what}, not {number:,.15g}")
+    weights = args.weights or (1,) * round(servers)
+    if len(weights) != servers:
+        raise ValueError(f"--weights has {len(weights)} weights for {servers:.0f} real servers")
     if args.node_weights and len(args.node_weights) != args.nodes:
         raise ValueError(
             f"--node-weights has {len(args.node_weights)} weights for {args.nodes:.0f} balancers"
         )
+    if args.drifted != round(args.drifted):
+        raise ValueError(f"--drifted is a whole number, not {args.drifted:.15g}")
     if args.drifted > args.nodes:
         raise ValueError(f"--drifted {args.drifted:.0f} are more than all {args.nodes:.0f} balancers")
     if args.seed < 0:

@@ -113,7 +113,7 @@ def test_the_same_seed_draws_the_same() -> None:
         ("server-dies:0", "which of the 4 real servers"),
         ("leave:1=5", "a weight is written for weight"),
         ("weight:1", "a weight is written for weight"),
-        ("weight:1=0", "a weight is from 1 to 65535"),
+        ("weight:1=0", "a weight is from 1 to 65,535"),
     ],
 )
 def test_what_is_no_step_is_told(text: str, why: str) -> None:
@@ -158,3 +158,10 @@ def test_only_who_moves_breaks_and_nobody_with_sync(
         assert 0 <= one.broken <= one.moved <= 1
         assert not (sync and one.broken)
         assert one.least <= 1 / one.nodes <= one.most + 1e-9
+
+
+def test_round_robin_goes_by_turns_and_not_by_weights() -> None:
+    for scheduler, lost in ((Scheduler.RR, 1 / 2), (Scheduler.WLC, 9 / 10)):
+        setup = Setup(flows=10_000, weights=(1, 9), scheduler=scheduler)
+        (found,) = simulate(setup, [parsed("server-dies:2", 3, 2)])
+        assert found.lost == pytest.approx(lost, abs=0.02)

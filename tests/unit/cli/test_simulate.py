@@ -48,6 +48,12 @@ def test_programs_get_json(capsys: pytest.CaptureFixture[str]) -> None:
         (["leave:1", "--nodes", "2000"], "from 1 to 1,000 balancers"),
         (["leave:1", "--flows", "1G"], "from 1 to 10,000,000 flows"),
         (["leave:1", "--node-weights", "1,2"], "2 weights for 3 balancers"),
+        (["leave:1", "--weights", "1,2,3", "--servers", "2"], "--weights has 3 weights for 2 real servers"),
+        (["leave:1", "--servers", "2.5"], "from 1 to 1,000 real servers, not 2.5"),
+        (["leave:1", "--drifted", "1.5"], "--drifted is a whole number, not 1.5"),
+        (["server-add:997"], "server-add:997': there can be up to 1,000 real servers, and there are 4"),
+        (["server-add:1=0"], "a weight is from 1 to 65,535"),
+        (["server-add:1=65536"], "a weight is from 1 to 65,535"),
         (["leave:1", "--drifted", "4"], "are more than all 3 balancers"),
         (["server-add:0"], "how many real servers? (write server-add, or server-add:3)"),
         (["server-add:1,2"], "how many real servers?"),
@@ -61,6 +67,25 @@ def test_what_cannot_be_simulated_is_told(
 ) -> None:
     assert main(["simulate", *argv]) == 2
     assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--weights", "--node-weights"])
+def test_a_weight_that_no_real_server_or_path_can_have_is_wrong_usage(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["simulate", "leave:1", option, "1,2,65536"])
+    assert "no list of weights from 1 to 65,535" in capsys.readouterr().err
+
+
+def test_a_new_real_server_may_have_a_weight_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    shares = []
+    for step in ("server-add:1", "server-add:1=12"):
+        assert main(["simulate", step, "--flows", "10k", "--json"]) == 0
+        (found,) = json.loads(capsys.readouterr().out)["steps"]
+        assert found["step"] == step
+        shares.append(found["elsewhere"])
+    assert shares == [pytest.approx(1 / 5, abs=0.02), pytest.approx(12 / 16, abs=0.02)]
 
 
 def test_more_than_the_memory_there_is_is_refused(
