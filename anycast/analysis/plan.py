@@ -23,6 +23,7 @@ from anycast.analysis.connections import (
 from anycast.analysis.maglev import unevenness as slots_unevenness
 from anycast.core.amounts import bits
 from anycast.core.dataplane.ipvs import MAGLEV_SLOTS
+from anycast.core.dataplane.kernel import SYNC_SYSCTLS
 from anycast.core.dataplane.members import usual_weight
 from anycast.core.fleet.values import Capacity
 from anycast.core.values.configuration import Config, Forwarding, Scheduler, Service
@@ -31,8 +32,11 @@ LIMIT = 0.7  # of what a node carries: above, packets begin to wait
 MOST_MISSING = 2
 MOST_NODES = 64
 _LEAST_PACKET, _LARGEST_PACKET = 28, 9216  # bytes: IP and UDP with nothing in it, a jumbo frame
-_ANNOUNCED_EVERY = 60.0  # seconds: net.ipv4.vs.sync_refresh_period as the agent sets it
-_ANNOUNCEMENT = 37  # bytes on the wire, with its part of the datagram
+_ANNOUNCED_EVERY = float(SYNC_SYSCTLS["net.ipv4.vs.sync_refresh_period"])  # seconds
+_ANNOUNCEMENT = {4: 37, 6: 73}  # bytes on the wire, with its part of the datagram, by family
+# Changes of a TCP connection's state that are announced at once: it is established, it ends. Where answers come back
+# through the node the kernel sees both ends (TCP's states and `ip_vs_sync_conn_needed` in its source).
+_CHANGES, _CHANGES_WITH_ANSWERS = 2, 3
 _TRIALS = 1_000
 _ONE_BY_ONE = 500  # flows up to which each is thrown by itself
 _BOUNDS = (Kind.SERVER_HANGS, Kind.AGENT_DIES, Kind.NODE_DIES, Kind.LINK_DOWN)
@@ -304,16 +308,25 @@ def _table(config: Config | None, asked: Asked, connections: float) -> Iterator[
         f"{DEFAULT_BITS} {usual:,.2g}",
         source="`anycast doctor --connections` writes it; from Linux 7.1 on the table grows by itself",
     )
-    if synced:
-        announced = connections / _ANNOUNCED_EVERY
-        yield Figure(
-            code="sync",
-            what="connection sync sends",
-            value=f"{bits(announced * _ANNOUNCEMENT * 8)} in all",
-            number=announced * _ANNOUNCEMENT * 8,
-            formula=f"{connections:,.0f} busy connections, each once in {_ANNOUNCED_EVERY:g} s, {_ANNOUNCEMENT} B",
-            source="measured with 5,000 connections (docs/measurements.md); new ones come on top, one announcement each",
-        )
+    if config is not None and synced:
+        yield _sync(config, connections, asked.new_connections)
+
+
+def _sync(config: Config, connections: float, new: float | None) -> Figure:
+    """At the most: UDP has no end that is announced, and a node of both families counts as IPv6."""
+    family = max((address.version for vip in config.vips for address in vip.addresses), default=4)
+    answers = any(service.forwarding is Forwarding.NAT for _, service in _services(config))
+    size, changes = _ANNOUNCEMENT[family], _CHANGES_WITH_ANSWERS if answers else _CHANGES
+    sent = (connections / _ANNOUNCED_EVERY + changes * (new or 0.0)) * size * 8
+    begun = "" if new is None else f" + {new:,.0f} new ones a second, {changes} times (established, ended)"
+    return Figure(
+        code="sync",
+        what="connection sync sends",
+        value=f"{bits(sent)} in all" + (" for connections that stay" if new is None else ""),
+        number=sent,
+        formula=f"({connections:,.0f} busy connections, each once in {_ANNOUNCED_EVERY:g} s{begun}) × {size} B of IPv{family}",
+        source="measured with 5,000 connections (docs/measurements.md)",
+    )
 
 
 def _servers(connections: float, each: float, limit: float) -> Figure:
@@ -412,6 +425,8 @@ def _lacking(config: Config | None, asked: Asked) -> Iterator[str]:
             yield f"what one node carries in {what}: --capacity-{name}"
     if asked.connections is None:
         yield "how many connections there are at once, for memory and the size of the table: --connections"
+    elif asked.new_connections is None and config is not None and config.connection_sync is not None:
+        yield "how many connections begin each second, for what connection sync sends of them: --new-connections"
     if _flows(asked) is None:
         yield "how many clients there are, for how unevenly they are spread: --clients"
     if config is None:

@@ -499,8 +499,10 @@ def test_repairs_of_the_order_end_no_connection_although_the_sysctl_ends_those_o
             assert owners(one.gets(segment(each, 80, ACK) for each in flows)) == before
 
 
-def announcements(one: Seen, sysctls: Mapping[str, str], flows: Iterable[Flow], packets: int) -> Counter[int]:
-    """How often each flow, by its port, is told to the other nodes while so many packets of it come at once."""
+def announcements(
+    one: Seen, sysctls: Mapping[str, str], flows: Iterable[Flow], packets: Iterable[int]
+) -> Counter[int]:
+    """How often each flow, by its port, is told to the other nodes while its packets, with these flags, come at once."""
     last: Flow = (CLIENTS_OF[4], 1)  # when it is told of, all others have been
     sync = ConnectionSync(interface="servers0", id=5)
     with one.node.inside():
@@ -514,8 +516,8 @@ def announcements(one: Seen, sysctls: Mapping[str, str], flows: Iterable[Flow], 
     known = list(flows)
     found: Counter[int] = Counter()
     with line:
-        for _ in range(packets):
-            one.gets(segment(each, 80, ACK) for each in known)
+        for flags in packets:
+            one.gets(segment(each, 80, flags) for each in known)
         for _ in range(3):
             one.gets([segment(last, 80, ACK)])
         while not found[last[1]]:
@@ -537,20 +539,22 @@ def told(datagram: bytes, port: int) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("sysctls", "times"),
+    ("sysctls", "packets", "times"),
     [
-        ({"net.ipv4.vs.sync_threshold": "3 10", "net.ipv4.vs.sync_refresh_period": "0"}, 5),
-        (SYNC_SYSCTLS, 1),
+        ({"net.ipv4.vs.sync_threshold": "3 10", "net.ipv4.vs.sync_refresh_period": "0"}, [ACK] * 50, 5),
+        (SYNC_SYSCTLS, [ACK] * 50, 1),
+        (SYNC_SYSCTLS, [SYN, ACK, ACK, FIN | ACK, ACK], 2),
+        (SYNC_SYSCTLS, [SYN, ACK, ACK, RST], 2),
     ],
-    ids=["by packets", "by time"],
+    ids=["by packets", "by time", "from SYN to FIN", "from SYN to RST"],
 )
-def test_a_busy_connection_is_told_to_the_others_by_time_and_not_by_its_packets(
-    sysctls: Mapping[str, str], times: int
+def test_a_connection_is_told_to_the_others_by_time_and_at_its_end_and_not_by_its_packets(
+    sysctls: Mapping[str, str], packets: list[int], times: int
 ) -> None:
     key = service(4)
     flows: list[Flow] = [(CLIENTS_OF[4], 10000 + number) for number in range(BUSY)]
     with nodes(key, table(key, 4), 1) as (one,):
-        found = announcements(one, sysctls, flows, 50)
+        found = announcements(one, sysctls, flows, packets)
     del found[1]
     assert found == {port: times for _, port in flows}
 

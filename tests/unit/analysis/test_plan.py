@@ -64,6 +64,27 @@ def test_connections_that_sync_brings_to_each_node_take_memory_there() -> None:
     assert of(plan(None, Asked(nodes=2, connections=1000)), "table") == 12
 
 
+def test_connection_sync_tells_of_each_connection_when_it_begins_when_it_ends_and_each_minute() -> None:
+    config = load(EXAMPLES / "fleet.yaml", node="lb1").config
+    standing = Asked(nodes=3, connections=60_000)
+    new = Asked(nodes=3, connections=60_000, new_connections=8_000)
+    assert of(plan(config, standing), "sync") == 1_000 * 37 * 8
+    assert any("--new-connections" in one for one in plan(config, standing).lacking)
+    assert of(plan(config, new), "sync") == (1_000 + 2 * 8_000) * 37 * 8
+    assert not any("--new-connections" in one for one in plan(config, new).lacking)
+
+
+def test_an_announcement_of_an_ipv6_connection_is_36_bytes_longer(tmp_path: Path) -> None:
+    file = tmp_path / "anycast.yaml"
+    file.write_text(
+        "connection_sync: {interface: eth1}\n"
+        "bgp: {local_as: 65001, local_address: 'fd00::1', router_id: 10.2.1.1, neighbors: [{address: 'fd00::fe', remote_as: 65000}]}\n"
+        "vips: {web: {address: '2001:db8::1', port: 80, servers: ['fd00:9::1']}}\n"
+    )
+    found = plan(load(file).config, Asked(nodes=3, connections=60_000))
+    assert of(found, "sync") == 1_000 * 73 * 8
+
+
 def test_real_servers_are_counted_with_one_to_spare() -> None:
     # 100,000 / (10,000 x 70 %) = 14.3: 15, and one.
     assert of(plan(None, Asked(nodes=2, connections=1e5, server_connections=1e4)), "servers") == 16
