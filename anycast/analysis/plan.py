@@ -58,7 +58,7 @@ class Asked:
 
     `clients`: source addresses. `bits`, `packets`: what comes to the balancers. `busy`: the share of each node that is in
     use while all of them serve. `server_connections`: what one real server carries at once. `by_ports`: the routers hash
-    ports too.
+    ports too. `statuses`: of how many running nodes the figures are the sum; 0: they are not of their status.
     """
 
     nodes: int
@@ -71,6 +71,7 @@ class Asked:
     server_connections: float | None = None
     capacity: Capacity = field(default_factory=Capacity)
     by_ports: bool = True
+    statuses: int = 0
 
 
 class Verdict(StrEnum):
@@ -185,10 +186,14 @@ def _loads(asked: Asked) -> Iterator[Load]:
 
 
 def _flows(asked: Asked) -> int | None:
-    """What the routers spread: addresses, or connections where they hash ports; None: nobody has said how many."""
-    if not asked.by_ports or asked.connections is None:
+    """What the routers spread: addresses, or connections where they hash ports; None: nobody has said how many.
+
+    At once no more addresses are in use than there are connections.
+    """
+    connections = None if asked.connections is None else math.ceil(asked.connections)
+    if connections is None or (not asked.by_ports and asked.clients is None):
         return asked.clients
-    return math.ceil(max(asked.connections, asked.clients or 0))
+    return connections if asked.by_ports or asked.clients is None else min(connections, asked.clients)
 
 
 def _needed(asked: Asked) -> dict[int, int | None]:
@@ -453,6 +458,16 @@ def _contradictions(asked: Asked) -> Iterator[str]:
 def _warnings(asked: Asked) -> Iterator[str]:
     if asked.nodes == 1:
         yield "with one node less nothing serves: there is one"
+    if asked.clients is not None and asked.connections is not None and asked.clients > asked.connections:
+        yield (
+            f"{asked.clients:,} clients have {asked.connections:,.0f} connections: some are idle, or send UDP that is "
+            "scheduled packet by packet (one_packet); what is spread is the connections (without --connections: the clients)"
+        )
+    if 0 < asked.statuses < asked.nodes:
+        yield (
+            f"the status of {asked.statuses} {'node' if asked.statuses == 1 else 'nodes'} is taken for what all "
+            f"{asked.nodes} have to carry (if more of them run, write --status for each)"
+        )
 
 
 def _size(count: float) -> str:
@@ -468,21 +483,63 @@ def of_messages(rate: float, size: float) -> tuple[float, float]:
     return rate * packets, rate * (size + packets * 52) * 8
 
 
-def added(documents: Sequence[Mapping[str, object]]) -> Mapping[str, float]:
-    """The rates of running nodes together, of their status documents. Raises ValueError: one does not count."""
+def added(statuses: Sequence[tuple[str, Mapping[str, object]]]) -> Mapping[str, float]:
+    """What running nodes carry together, of their status documents, each with a name to tell of it.
+
+    Without `connections` where they do not tell the flows: a node serves by itself or UDP packet by packet. Raises
+    ValueError: one does not count, or is of the same node as another.
+    """
     found: dict[str, float] = {"packets": 0.0, "bits": 0.0, "new_connections": 0.0}
-    for document in documents:
-        traffic = document.get("traffic")
-        rates = traffic.get("rates") if isinstance(traffic, dict) else None
+    connections: list[float | None] = []
+    synced, seen = False, dict[str, str]()
+    for name, status in statuses:
+        node = _part(status, "node").get("name")
+        if isinstance(node, str):
+            if node in seen:
+                raise ValueError(f"{name}: this is {node}'s status, as {seen[node]} is (name each node once)")
+            seen[node] = name
+        rates = _part(status, "traffic").get("rates")
         if not isinstance(rates, dict):
-            raise ValueError("its status has no rates: it has just started, or the kernel does not count")  # noqa: TRY004
-        for name, keys in (
-            ("packets", ("packets_in_per_s",)),
-            ("bits", ("bits_in_per_s",)),
+            raise ValueError(  # noqa: TRY004 - of what was read
+                f"{name}: this status has no rates: the node has just started, or its kernel does not count (ask it again)"
+            )
+        for what, keys in (
+            ("packets", ("packets_in_per_s", "packets_out_per_s")),  # out: with NAT, answers pass as well
+            ("bits", ("bits_in_per_s", "bits_out_per_s")),
             ("new_connections", ("connections_per_s",)),
         ):
-            found[name] += math.fsum(_numbers(rates.get(key) for key in keys))
+            found[what] += math.fsum(_numbers(rates.get(key) for key in keys))
+        connections.append(_connections(status))
+        synced = synced or bool(_part(status, "kernel").get("connection_sync"))
+    known = [one for one in connections if one is not None]
+    if any(known) and len(known) == len(connections):
+        # With connection sync each node has those of all.
+        found["connections"] = max(known) if synced else math.fsum(known)
     return found
+
+
+def _connections(status: Mapping[str, object]) -> float | None:
+    """In the node's table; None: they do not tell how many flows there are."""
+    services = [service for vip in _rows(status, "vips") for service in _rows(vip, "services")]
+    if not services or any(service.get("one_packet") for service in services):
+        return None
+    servers = (
+        server
+        for service in services
+        for kind in ("servers", "kept", "removing")
+        for server in _rows(service, kind)
+    )
+    return math.fsum(_numbers(server.get(key) for server in servers for key in ("active", "inactive")))
+
+
+def _part(document: Mapping[str, object], key: str) -> Mapping[str, object]:
+    found = document.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _rows(document: Mapping[str, object], key: str) -> Iterator[Mapping[str, object]]:
+    found = document.get(key)
+    yield from (one for one in found if isinstance(one, dict)) if isinstance(found, list) else ()
 
 
 def _numbers(values: Iterable[object]) -> Iterator[float]:

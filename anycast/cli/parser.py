@@ -675,7 +675,7 @@ def _plan(verb: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="packets, bits and new connections of a running node: what `anycast status --json` wrote; repeat for each",
+        help="packets, bits, new connections and connections of a running node: what `anycast status --json` wrote; repeat for each",
     )
     verb.add_argument(
         "--hash",

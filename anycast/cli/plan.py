@@ -79,13 +79,14 @@ def _asked(args: argparse.Namespace, nodes: int, config: Config | None) -> Asked
         "packets": args.packets,
         "bits": args.bits,
         "new_connections": args.new_connections,
+        "connections": args.connections,
     }
     if args.messages is not None:
         packets, rate = of_messages(args.messages, args.message_size)
         given["packets"] = packets if args.packets is None else args.packets
         given["bits"] = rate if args.bits is None else args.bits
     if args.status:
-        running = added([_document(one) for one in args.status])
+        running = added([(str(one), _document(one)) for one in args.status])
         given |= {name: value for name, value in running.items() if given[name] is None}
     written = config.fleet.capacity if config is not None and config.fleet is not None else None
     capacity = written or Capacity(limit=LIMIT)
@@ -100,11 +101,11 @@ def _asked(args: argparse.Namespace, nodes: int, config: Config | None) -> Asked
     return Asked(
         nodes=nodes,
         clients=None if args.clients is None else round(args.clients),
-        connections=args.connections,
         busy=args.busy,
         server_connections=args.server_connections,
         capacity=capacity,
         by_ports=args.hash == "ports",
+        statuses=len(args.status),
         **given,
     )
 

@@ -124,15 +124,69 @@ def test_messages_are_packets_and_bits() -> None:
     assert of_messages(10, 3000) == (30, 10 * (3000 + 3 * 52) * 8)
 
 
+def status(name: str, *servers: tuple[int, int], synced: bool = False) -> tuple[str, dict[str, object]]:
+    """Of a node with one service; `servers`: active and inactive connections of each."""
+    rates = {
+        "packets_in_per_s": 90.0,
+        "packets_out_per_s": 10.0,
+        "bits_in_per_s": 8000,
+        "bits_out_per_s": None,
+        "connections_per_s": 2.5,
+    }
+    service = {
+        "servers": [{"active": active, "inactive": inactive} for active, inactive in servers],
+        "kept": [{"active": 3}],
+        "removing": [{"active": 4}],
+    }
+    kernel = {"connection_sync": {"master": {"interface": "eth1"}} if synced else {}}
+    return f"{name}.json", {
+        "node": {"name": name},
+        "traffic": {"rates": rates},
+        "vips": [{"services": [service] if servers else []}],
+        "kernel": kernel,
+    }
+
+
 def test_running_nodes_are_added_up() -> None:
-    rates = {"packets_in_per_s": 100.0, "bits_in_per_s": 8000, "connections_per_s": 2.5}
-    assert added([{"traffic": {"rates": rates}}, {"traffic": {"rates": rates}}]) == {
+    assert added([status("lb1", (10, 20)), status("lb2", (100, 0), (0, 1))]) == {
         "packets": 200,
         "bits": 16_000,
         "new_connections": 5,
+        "connections": 30 + 101 + 2 * 7,
     }
-    with pytest.raises(ValueError, match="has no rates"):
-        added([{"traffic": {"rates": None}}])
+    idle = {**status("lb2")[1], "vips": [{"services": [{"servers": [{"active": 0, "inactive": 0}]}]}]}
+    assert added([status("lb1", (10, 20)), ("lb2.json", idle)])["connections"] == 37
+    for nobody_knows in ([status("lb1")], [status("lb1", (10, 20)), status("lb2")], [("lb2.json", idle)]):
+        assert "connections" not in added(nobody_knows), "one serves by itself, or has none"
+
+
+def test_connections_that_every_node_has_by_sync_are_not_added_up() -> None:
+    found = added([status("lb1", (10, 20), synced=True), status("lb2", (10, 22), synced=True)])
+    assert found["connections"] == 32 + 7
+
+
+def test_a_status_that_does_not_count_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^lb2.json: this status has no rates"):
+        added([status("lb1"), ("lb2.json", {"traffic": {"rates": None}})])
+    with pytest.raises(ValueError, match=r"^again.json: this is lb1's status, as lb1.json is"):
+        added([status("lb1"), ("again.json", status("lb1")[1])])
+
+
+def test_more_clients_than_connections_are_no_more_flows_and_that_is_said() -> None:
+    few = plan(None, Asked(nodes=2, connections=100))
+    more = plan(None, Asked(nodes=2, connections=100, clients=5_000))
+    assert of(more, "evenness") == of(few, "evenness") == pytest.approx(0.595, abs=0.01)
+    (figure,) = (one for one in more.figures if one.code == "evenness")
+    assert figure.formula.startswith("100 connections thrown")
+    assert [("5,000" in one, "100" in one) for one in more.warnings] == [(True, True)]
+    by_address = plan(None, Asked(nodes=2, connections=100, clients=5_000, by_ports=False))
+    assert of(by_address, "evenness") == of(few, "evenness")
+    assert plan(None, Asked(nodes=2, connections=5_000, clients=5_000)).warnings == ()
+
+
+def test_the_status_of_few_nodes_for_the_load_of_many_is_said() -> None:
+    for statuses, told in ((0, 0), (1, 1), (3, 0), (4, 0)):
+        assert len(plan(None, Asked(nodes=3, packets=1e5, statuses=statuses)).warnings) == told
 
 
 def test_two_nodes_and_few_clients_are_uneven_as_coins_are() -> None:

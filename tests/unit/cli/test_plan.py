@@ -86,15 +86,21 @@ def test_one_balancer_alone_never_holds_and_it_says_why(capsys: pytest.CaptureFi
 def test_running_nodes_tell_what_they_carry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rates = {"packets_in_per_s": 400_000.0, "bits_in_per_s": 3_000_000_000, "connections_per_s": 100.0}
     file = tmp_path / "lb1.json"
-    file.write_text(json.dumps({"traffic": {"rates": rates}}))
-    argv = ["plan", "--nodes", "2", "--status", str(file), "--status", str(file), "--capacity-packets", "1M"]
+    vips = [{"services": [{"servers": [{"active": 40, "inactive": 2}], "kept": [], "removing": []}]}]
+    file.write_text(json.dumps({"traffic": {"rates": rates}, "vips": vips}))
+    argv = ["plan", "--nodes", "2", "--status", str(file), "--capacity-packets", "500k"]
     assert main([*argv, "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert [one["share"] for one in found["loads"] if one["resource"] == "packets"] == [0.4, 0.8]
+    assert [one["mean"] for one in found["loads"] if one["resource"] == "connections"] == [21, 42]
+    assert [one["mean"] for one in found["loads"] if one["resource"] == "packets"] == [200_000, 400_000]
+    assert not any("--connections" in one for one in found["lacking"])
+    assert ["the status of 1 node" in one for one in found["warnings"]] == [True]
     for bad, why in (("[]", "no status document"), ("{", "no status document"), ("{}", "has no rates")):
         file.write_text(bad)
         assert main(argv) == 2
-        assert why in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert told.startswith(f"anycast: plan: {file}: ")
+        assert why in told
 
 
 @pytest.mark.parametrize(

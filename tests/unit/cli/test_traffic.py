@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from anycast.analysis.plan import added
 from anycast.cli import overview, text
 from anycast.core import events as ev
+from anycast.core.dataplane.ipvs import Connections, packed
 from anycast.core.dataplane.traffic import RUN_ESTIMATION
 from anycast.core.values.configuration import Forwarding
+from anycast.core.values.persistent import PersistentMap
 from anycast.ops import status
 from anycast.ops.amounts import amount, bits, machines, percent
 from tests.unit.ops import flows, scenes
@@ -50,6 +53,24 @@ def test_vips_services_and_real_servers_have_their_rates_and_shares() -> None:
     only = shown(node, "mail")
     assert ["mail", "6", "27%", "of", "node", "60", "288k"] in only
     assert not any(line[:1] == ["web"] for line in only)
+
+
+def test_a_plan_takes_from_a_status_what_the_node_carries() -> None:
+    node = healthy()
+    flows.carry(node, flows.steady(1.0))
+    (key, entry), *_ = ((key, one) for key, one in node.kernel.table.items() if one.destinations)
+    counts = [Connections(active=3, inactive=4), *[Connections()] * (len(entry.destinations) - 1)]
+    node.kernel = replace(node.kernel, connections=PersistentMap({key: packed(counts)}))
+    flows.carry(node, flows.steady(1.0), steps=1)
+    whole = document(node)
+    assert added([("lb1.json", whole)]) == {
+        "packets": whole["traffic"]["rates"]["packets_in_per_s"],
+        "bits": whole["traffic"]["rates"]["bits_in_per_s"],
+        "new_connections": whole["traffic"]["rates"]["connections_per_s"],
+        "connections": 7,
+    }
+    with pytest.raises(ValueError, match=f"{whole['node']['name']}'s status, as"):
+        added([("lb1.json", whole), ("again.json", whole)])
 
 
 def test_answers_are_told_of_where_they_come_back_and_nowhere_else() -> None:
