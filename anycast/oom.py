@@ -11,13 +11,18 @@ _ENOUGH = 4096  # bytes of such a file
 _OWN_SCORE = "/proc/self/oom_score_adj"
 
 
+def group() -> tuple[str, str]:
+    """Where control groups are mounted, and the folder of this process's. Raises OSError; ValueError: cgroup v1."""
+    return _MOUNT, f"{_MOUNT}{_unified(_read(_CGROUP))}"
+
+
 def kills() -> int | None:
     """Processes of this control group, and of those below it, that were taken. None: it is not told (cgroup v1).
 
     The kernel counts before it kills: whoever sees a process dead finds it counted.
     """
     try:
-        events = _read(f"{_MOUNT}{_unified(_read(_CGROUP))}/memory.events")
+        events = _read(f"{group()[1]}/memory.events")
         return sum(int(line.split()[1]) for line in events.splitlines() if line.startswith("oom_kill "))
     except (OSError, ValueError):
         return None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from typing import TYPE_CHECKING
 
+from anycast import memory
 from anycast.cli.exits import ExitCode
 from anycast.cli.table import Cell, Colour, printable, table, wants_colour
 
@@ -26,10 +26,10 @@ def run(args: argparse.Namespace) -> int:
         )
     try:
         setup = _setup(args)
-        needed, there = setup.flows * BYTES, _memory()
+        needed, there = setup.flows * BYTES, memory.available()
         if there is not None and needed > there:
             return _usage(
-                f"{setup.flows:,} flows take {needed >> 20:,} MiB, and {there >> 20:,} MiB are free"
+                f"{setup.flows:,} flows take {needed >> 20:,} MiB, and {there >> 20:,} MiB are available (write fewer --flows)"
             )
         servers, steps = len(setup.weights), []
         for text in args.steps:
@@ -91,13 +91,6 @@ def _setup(args: argparse.Namespace) -> Setup:
         fill_again=args.fill_again,
         seed=args.seed,
     )
-
-
-def _memory() -> int | None:
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return None
 
 
 def _share(part: float) -> str:

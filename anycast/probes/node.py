@@ -26,12 +26,13 @@ from anycast.core.values.checks import (
 from anycast.core.values.configuration import Address
 from anycast.core.values.described import Percent, amount
 from anycast.entries import Entries, kernel_limit
+from anycast.memory import meminfo
 from anycast.probes import icmp, neighbor
 from anycast.probes.finding import OK, Finding, Progress, fail, unusable
 from anycast.probes.links import fault, index_of
 from anycast.probes.offload import HangingError, offload
 
-__all__ = ["check", "default_gateway", "ipvs_connections", "memory"]
+__all__ = ["check", "default_gateway", "ipvs_connections"]
 
 PROC = Path("/proc")
 ENTRIES = Entries()
@@ -137,18 +138,9 @@ def _load(kind: LoadCheck, progress: Progress) -> Finding:
     return OK if each <= kind.max else fail(f"load {each:.2f} per processor, at most {kind.max:g} is fine")
 
 
-def memory(proc: Path) -> tuple[int, int]:
-    """Bytes available and in all. Raises OSError, ValueError."""
-    text = (proc / "meminfo").read_text()
-    numbers = dict(re.findall(r"^(MemAvailable|MemTotal): +([0-9]+) kB$", text, re.MULTILINE))
-    if len(numbers) != 2:
-        raise ValueError("/proc/meminfo does not say")
-    return int(numbers["MemAvailable"]) * 1024, int(numbers["MemTotal"]) * 1024
-
-
 def _memory(kind: MemoryCheck, progress: Progress) -> Finding:
     try:
-        available, total = memory(PROC)
+        available, total = meminfo(PROC)
     except ValueError as error:
         return unusable(error)
     progress.say("%d of %d MiB available", available >> 20, total >> 20)

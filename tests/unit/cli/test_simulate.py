@@ -91,9 +91,9 @@ def test_a_new_real_server_may_have_a_weight_of_its_own(capsys: pytest.CaptureFi
 def test_more_than_the_memory_there_is_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("anycast.cli.simulate._memory", lambda: 2**20)
+    monkeypatch.setattr("anycast.memory.available", lambda: 2**20)
     assert main(["simulate", "leave:1", "--flows", "1M"]) == 2
-    assert "1,000,000 flows take 61 MiB, and 1 MiB are free" in capsys.readouterr().err
+    assert "1,000,000 flows take 61 MiB, and 1 MiB are available" in capsys.readouterr().err
 
 
 def test_without_numpy_it_says_what_to_install(

@@ -25,6 +25,7 @@ from anycast.core.values.checks import (
 from anycast.core.values.configuration import HERE
 from anycast.core.values.described import Percent
 from anycast.entries import Entries, kernel_limit
+from anycast.memory import meminfo
 from anycast.probes import node
 from anycast.probes.run import probe
 from tests.unit.probes.peers import run, target
@@ -102,11 +103,6 @@ def test_memory_is_compared_with_an_amount_or_a_share(
     assert here(MemoryCheck(min_free=Percent(10)))[0] is Outcome.FAIL
     (tmp_path / "meminfo").write_text("nonsense")
     assert here(MemoryCheck(min_free=1))[0] is Outcome.UNKNOWN
-
-
-def test_this_machine_says_how_much_memory_it_has() -> None:
-    available, total = node.memory(Path("/proc"))
-    assert 0 < available <= total
 
 
 def test_a_file_must_be_there_or_must_not(tmp_path: Path) -> None:
@@ -325,7 +321,7 @@ def test_nothing_in_proc_can_break_the_reader(text: str) -> None:
             return True
 
     readers: list[Callable[[Any], object]] = [
-        node.memory,
+        meminfo,
         lambda folder: node.ipvs_connections(folder, folder),
         kernel_limit,
     ]
