@@ -26,6 +26,7 @@ from anycast.core.dataplane.ipvs import MAGLEV_SLOTS
 from anycast.core.dataplane.kernel import SYNC_SYSCTLS
 from anycast.core.dataplane.members import usual_weight
 from anycast.core.fleet.values import Capacity
+from anycast.core.index import wanted_sysctls
 from anycast.core.values.configuration import Config, Forwarding, Scheduler, Service
 
 LIMIT = 0.7  # of what a node carries: above, packets begin to wait
@@ -268,6 +269,7 @@ def _figures(config: Config | None, asked: Asked) -> Iterator[Figure]:
     if config is not None:
         yield from _slots(config)
         yield from _ways(config)
+        yield from _sysctls(config)
         yield from _bounds(config)
 
 
@@ -387,6 +389,19 @@ def _ways(config: Config) -> Iterator[Figure]:
                 formula=f"{', '.join(names[:3])}{more}",
                 source="`anycast doctor` on each node looks at it",
             )
+
+
+def _sysctls(config: Config) -> Iterator[Figure]:
+    if wanted := wanted_sysctls(config):
+        who = "the agent sets them" if config.manage_sysctls else "somebody has to set them (sysctls: check)"
+        yield Figure(
+            code="sysctls",
+            what="the kernel of each node is set to",
+            value=f"{len(wanted)} values",
+            number=len(wanted),
+            formula=", ".join(f"{name}={value}" for name, value in sorted(wanted.items())),
+            source=f"{who}; `anycast doctor` looks at them",
+        )
 
 
 def _bounds(config: Config) -> Iterator[Figure]:

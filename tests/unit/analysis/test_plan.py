@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,17 @@ def test_connection_sync_tells_of_each_connection_when_it_begins_when_it_ends_an
     assert any("--new-connections" in one for one in plan(config, standing).lacking)
     assert of(plan(config, new), "sync") == (1_000 + 2 * 8_000) * 37 * 8
     assert not any("--new-connections" in one for one in plan(config, new).lacking)
+
+
+def test_what_the_kernel_is_set_to_is_named_and_who_sets_it() -> None:
+    config = load(EXAMPLES / "fleet.yaml", node="lb1").config
+    for managed, who in ((True, "the agent sets them"), (False, "somebody has to set them")):
+        found = plan(replace(config, manage_sysctls=managed), Asked(nodes=3))
+        (one,) = (each for each in found.figures if each.code == "sysctls")
+        assert who in one.source
+        assert "sync_refresh_period=60" in one.formula
+        assert "conn_reuse_mode=3" in one.formula
+    assert not [each for each in plan(None, Asked(nodes=3)).figures if each.code == "sysctls"]
 
 
 def test_an_announcement_of_an_ipv6_connection_is_36_bytes_longer(tmp_path: Path) -> None:
