@@ -5,11 +5,13 @@ Measured with the versions that are named; docs/routers.md has all of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeAlias
 
-from anycast.core.values.configuration import Config, Neighbor
-from anycast.core.values.route import BANDWIDTH, TRANSITIVE_BANDWIDTH, extended_community
+from anycast.core.preference import Preference, export_of, preference
+from anycast.core.prefixes import prefixes_of
+from anycast.core.values.configuration import Config, Neighbor, Vip
+from anycast.core.values.route import BANDWIDTH, TRANSITIVE_BANDWIDTH, Prefix, extended_community
 from anycast.core.values.software import Daemon, Software
 
 GOBGP_BFD = (4, 6)  # the first GoBGP with BFD
@@ -145,13 +147,75 @@ _SCALED = (10, 0)  # FRR: the largest weight becomes 255; before it each is a pe
 _OFF = 0.1  # of its share
 
 
-def shares(weights: Mapping[str, int | None], software: Software) -> Iterator[str]:
-    """What becomes of the weights of the nodes of one router, where it is not what they say. FRR alone weighs."""
+Rank: TypeAlias = tuple[Preference, str | None]
+"""What routers compare of a VIP from several nodes: those with the best share its flows."""
+
+
+def sent(config: Config, neighbors: Iterable[Neighbor]) -> Iterator[tuple[Prefix, Vip, Rank]]:
+    """What a node sends the router that these neighbors of it are: each prefix once, as its first VIP has it."""
+    exports = [one.export for one in neighbors]
+    told: set[Prefix] = set()
+    for vip in config.vips:
+        gets = next((got for each in exports if (got := export_of(each, vip.name)) is not None), None)
+        if gets is None:
+            continue
+        rank = preference(vip, gets), gets.origin or vip.origin
+        for prefix in prefixes_of(vip):
+            if prefix not in told:
+                told.add(prefix)
+                yield prefix, vip, rank
+
+
+class Weights:
+    """The weights of the nodes that share the flows of a VIP at one router. Of a node it keeps what no other has alike."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, tuple[int | None, dict[Rank, frozenset[Prefix]]]] = {}
+        self._alike: dict[frozenset[Prefix], frozenset[Prefix]] = {}
+
+    def add(self, config: Config, neighbors: Iterable[Neighbor]) -> None:
+        """`neighbors`: of this node, that are the router."""
+        ranks: dict[Rank, set[Prefix]] = {}
+        for prefix, _, rank in sent(config, neighbors):
+            ranks.setdefault(rank, set()).add(prefix)
+        found = {rank: frozenset(prefixes) for rank, prefixes in ranks.items()}
+        kept = {rank: self._alike.setdefault(prefixes, prefixes) for rank, prefixes in found.items()}
+        self._nodes[config.node.name] = config.bgp.weight, kept
+
+    def told(self, software: Software | None) -> Iterator[Told]:
+        """As `shares` has it, of each group of nodes. A backup has no flows while there is a primary."""
+        if all(weight is None for weight, _ in self._nodes.values()):
+            return
+        told: dict[Told, None] = {}
+        for rank in dict.fromkeys(rank for _, ranks in self._nodes.values() for rank in ranks):
+            nodes = {
+                name: (weight, ranks[rank]) for name, (weight, ranks) in self._nodes.items() if rank in ranks
+            }
+            every = dict.fromkeys(prefix for _, prefixes in nodes.values() for prefix in prefixes)
+            groups = {
+                tuple(name for name, (_, prefixes) in nodes.items() if prefix in prefixes) for prefix in every
+            }
+            for names in sorted(groups):
+                told |= dict.fromkeys(shares({name: nodes[name][0] for name in names}, software))
+        yield from told
+
+
+def shares(weights: Mapping[str, int | None], software: Software | None) -> Iterator[Told]:
+    """What becomes of the weights of the nodes of one router, where it is not what they say. FRR alone weighs.
+
+    `software` None: nobody says what it runs, and how it rounds is not known.
+    """
     told = {name: weight for name, weight in weights.items() if weight is not None}
-    if software.daemon is not Daemon.FRR or not told:
+    if (software is not None and software.daemon is not Daemon.FRR) or not told:
         return
     if silent := [name for name in weights if name not in told]:
-        yield f"{some(silent)} {'has' if len(silent) == 1 else 'have'} no bgp.weight: {software} then weighs all nodes alike"
+        has = "has" if len(silent) == 1 else "have"
+        what = (
+            f"{some(silent)} {has} no bgp.weight: {software or Daemon.FRR.spelt} then weighs all nodes alike"
+        )
+        yield ("nodes", silent[0], "bgp", "weight"), what, "write one for every node, or for none"
+        return
+    if software is None:
         return
     total, most = sum(told.values()), max(told.values())
     scaled = software.since(*_SCALED)
@@ -163,7 +227,8 @@ def shares(weights: Mapping[str, int | None], software: Software) -> Iterator[st
         wanted, gets = weight / total, there[name] / sum(there.values())
         if abs(gets - wanted) > _OFF * wanted:
             how = "counts in 255ths of the largest weight" if scaled else "rounds weights to whole percents"
-            yield f"{name} gets {gets:.2%} of the flows, not {wanted:.2%}: {software} {how}, 1 at the least"
+            what = f"{name} gets {gets:.2%} of the flows, not {wanted:.2%}: {software} {how}, 1 at the least"
+            yield ("nodes", name, "bgp", "weight"), what, "write weights that are nearer to one another"
 
 
 def _begins(text: str, form: bytes) -> bool:

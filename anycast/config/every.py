@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
+from anycast.analysis.routers import Told, Weights, said
 from anycast.config.problem import Path, Problem
 from anycast.core.values.configuration import Config, Role
+from anycast.core.values.software import Software
 
 if TYPE_CHECKING:
     from anycast.config.loaded import Loaded
@@ -62,6 +64,9 @@ class Clashes:
         self._router_ids: dict[object, str] = {}
         self._addresses: dict[object, str] = {}
         self._backups: Counter[str] = Counter()
+        # By AS: neighbors of one AS are one router, as in `anycast render router-…` of the same file.
+        self._weights: dict[int, Weights] = {}
+        self._software: dict[int, set[Software]] = {}
 
     def problems(self, config: Config, source: Source) -> list[Problem]:
         """Of this node, with those before it."""
@@ -77,6 +82,7 @@ class Clashes:
     def warnings(self, config: Config, source: Source) -> list[Problem]:
         """The same of what is allowed."""
         self._backups.update(vip.name for vip in config.vips if vip.role is Role.BACKUP)
+        self._weigh(config)
         name, found = config.node.name, []
         for n, neighbor in enumerate(config.bgp.neighbors):
             address = neighbor.local_address
@@ -92,12 +98,27 @@ class Clashes:
                 )
         return list(dict.fromkeys(found))
 
+    def _weigh(self, config: Config) -> None:
+        for number in dict.fromkeys(one.remote_as for one in config.bgp.neighbors):
+            here = [one for one in config.bgp.neighbors if one.remote_as == number]
+            self._weights.setdefault(number, Weights()).add(config, here)
+            kinds = {kind for one in here if (kind := said(one)) is not None}
+            self._software.setdefault(number, set()).update(kinds)
+
     def of_all(self, source: Source, nodes: int) -> Iterator[Problem]:
         """What no node is alone with. `source`: of the files as they are."""
         for vip, backups in self._backups.items():
             if backups == nodes > 1:
                 what = "every node is a backup, and none the primary"
                 yield _at(source, ("vips", vip, "role"), what, "leave the role of one node out")
+        for path, what, do in dict.fromkeys(self._weighed()):
+            yield _at(source, path, what, do)
+
+    def _weighed(self) -> Iterator[Told]:
+        for number, weights in self._weights.items():
+            kinds: list[Software | None] = [*sorted(self._software[number], key=str)]
+            for software in kinds or [None]:
+                yield from weights.told(software)
 
 
 def _at(source: Source, path: Path, what: str, do: str) -> Problem:

@@ -10,8 +10,8 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, TypeAlias
 
 from anycast.analysis.budget import ROUTER_DIALS
-from anycast.analysis.routers import GOBGP_RANGE_PASSWORD, shares, some, unfit
-from anycast.core.preference import Preference, export_of, preference
+from anycast.analysis.routers import GOBGP_RANGE_PASSWORD, Weights, sent, some, unfit
+from anycast.core.preference import export_of
 from anycast.core.prefixes import prefixes_of
 from anycast.core.values.configuration import BGP_PORT, Role
 from anycast.core.values.route import Prefix
@@ -332,57 +332,25 @@ def _here(config: Config, router: Router) -> list[Neighbor]:
     return [one for one in neighbors if (one.address, local_address(config.bgp, one)) in router.members]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sent:
-    """What a node sends this router of a VIP. `rank`: what routers compare."""
-
-    config: Config
-    vip: Vip
-    rank: tuple[Preference, str | None]
-
-
 def _among(configs: Sequence[Config], router: Router, runs: Software) -> Iterator[str]:
     """What the nodes are to each other at this router."""
-    sent: dict[Prefix, list[_Sent]] = {}
+    weights = Weights()
+    vips: dict[Prefix, list[Vip]] = {}
     for config in configs:
-        told: set[Prefix] = set()
-        for one, prefixes in _of_node(config, router):
-            # VIPs that share a prefix send it once, with attributes that are the same.
-            for prefix in prefixes:
-                if prefix not in told:
-                    sent.setdefault(prefix, []).append(one)
-            told.update(prefixes)
-    yield from dict.fromkeys(_weighed(sent.values(), runs))
+        here = _here(config, router)
+        weights.add(config, here)
+        for prefix, vip, _ in sent(config, here):
+            vips.setdefault(prefix, []).append(vip)
+    for _, what, do in weights.told(runs):
+        yield f"{what} ({do})"
     if len(configs) > 1:
-        yield from _without_primary(sent.values())
+        yield from _without_primary(vips.values())
         yield from _views(configs, router, runs)
 
 
-def _of_node(config: Config, router: Router) -> Iterator[tuple[_Sent, tuple[Prefix, ...]]]:
-    exports = [one.export for one in _here(config, router)]
-    for vip in config.vips:
-        gets = next((got for each in exports if (got := export_of(each, vip.name)) is not None), None)
-        if gets is not None:
-            rank = preference(vip, gets), gets.origin or vip.origin
-            yield _Sent(config=config, vip=vip, rank=rank), prefixes_of(vip)
-
-
-def _weighed(sent: Iterable[Sequence[_Sent]], runs: Software) -> Iterator[str]:
-    """Nodes that share the flows of a VIP. A backup has none of them while there is a primary."""
-    told: set[frozenset[tuple[str, int | None]]] = set()
-    for of_vip in sent:
-        equal: dict[tuple[Preference, str | None], dict[str, int | None]] = {}
-        for one in of_vip:
-            equal.setdefault(one.rank, {})[one.config.node.name] = one.config.bgp.weight
-        for weights in equal.values():
-            if (group := frozenset(weights.items())) not in told:
-                told.add(group)
-                yield from shares(weights, runs)
-
-
-def _without_primary(sent: Iterable[Sequence[_Sent]]) -> Iterator[str]:
+def _without_primary(vips: Iterable[Sequence[Vip]]) -> Iterator[str]:
     lost = dict.fromkeys(
-        of_vip[0].vip.name for of_vip in sent if all(one.vip.role is Role.BACKUP for one in of_vip)
+        of_prefix[0].name for of_prefix in vips if all(vip.role is Role.BACKUP for vip in of_prefix)
     )
     if lost:
         yield (

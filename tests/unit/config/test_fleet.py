@@ -329,6 +329,58 @@ def test_one_address_of_two_nodes_and_a_vip_without_a_primary_are_told() -> None
     assert any("vips.dns.role: every node is a backup, and none the primary" in one for one in said)
 
 
+def weights_told(text: str) -> list[str]:
+    told = [str(one) for one in loads_every(text, lambda _: None).warnings]
+    return [one for one in told if "weigh" in one]
+
+
+def weighed(first: str, second: str, *, software: str = "") -> str:
+    """A file of three nodes: two with these weights and lb3 without clients of theirs, for it is a backup."""
+    lines = {"lb1": first, "lb2": second}
+    nodes = "".join(
+        f"  {name}: {{bgp: {{router_id: 10.2.1.{name[2]}{weight and f', weight: {weight}'}}}}}\n"
+        for name, weight in lines.items()
+    )
+    return f"""\
+nodes:
+{nodes}  lb3: 10.2.1.3
+bgp: {{local_as: 65001, neighbors: [10.2.1.254], remote_as: 65000{software and f", software: {software}"}}}
+vips: {{web: {{address: 192.0.2.1, port: 80, servers: [10.9.2.1], role: {{lb3: backup}}}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("software", "runs"),
+    [("frr 8.4", "FRR 8.4"), ("frr", "FRR"), ("", "FRR"), ("bird", ""), ("gobgp 4.8", "")],
+)
+def test_a_node_without_a_weight_beside_others_is_told(software: str, runs: str) -> None:
+    told = [one for one in weights_told(weighed("3", "", software=software)) if "lb2" in one]
+    assert len(told) == bool(runs)
+    assert all(
+        f"nodes.lb2.bgp.weight: lb2 has no bgp.weight: {runs} then weighs all nodes alike (write one" in one
+        and ":3:9:" in one
+        for one in told
+    ), told
+
+
+@pytest.mark.parametrize(("first", "second"), [("3", "1"), ("", "")])
+def test_weights_of_every_node_that_shares_flows_or_of_none_are_right(first: str, second: str) -> None:
+    assert weights_told(weighed(first, second, software="frr 8.4")) == []
+
+
+def test_weights_are_those_of_the_nodes_of_one_router() -> None:
+    text = weighed("3", "", software="frr 8.4")
+    assert weights_told(text)
+    other = "lb2: {bgp: {router_id: 10.2.1.2, neighbors: [{address: 10.7.1.254, remote_as: 64999}]}}"
+    assert weights_told(text.replace("lb2: {bgp: {router_id: 10.2.1.2}}", other)) == []
+
+
+def test_weights_that_a_router_rounds_to_something_else_are_told() -> None:
+    (told,) = weights_told(weighed("1000", "1", software="frr 8.4"))
+    assert "nodes.lb2.bgp.weight: lb2 gets 1.00% of the flows, not 0.10%: FRR 8.4 rounds weights" in told
+    assert weights_told(weighed("1000", "1")) == [], "nobody says how it rounds"
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -172,20 +172,32 @@ def test_more_sessions_than_frr_has_paths_are_told_of() -> None:
     ("weights", "version", "told"),
     [
         ((3, 1), "8.4", []),
-        ((1, None), "10.3", ["lb1 has no bgp.weight: FRR 10.3 then weighs all nodes alike"]),
+        (
+            (1, None),
+            "10.3",
+            [
+                "lb1 has no bgp.weight: FRR 10.3 then weighs all nodes alike (write one for every node, or for none)"
+            ],
+        ),
         ((None, None), "10.3", []),
         (
             (1000, 1000, 1),
             "8.4",
             [
-                "lb2 gets 1.01% of the flows, not 0.05%: FRR 8.4 rounds weights to whole percents, 1 at the least"
+                (
+                    "lb2 gets 1.01% of the flows, not 0.05%: FRR 8.4 rounds weights to whole percents, 1 at the least"
+                    " (write weights that are nearer to one another)"
+                )
             ],
         ),
         (
             (1000, 1),
             "10.7",
             [
-                "lb1 gets 0.39% of the flows, not 0.10%: FRR 10.7 counts in 255ths of the largest weight, 1 at the least"
+                (
+                    "lb1 gets 0.39% of the flows, not 0.10%: FRR 10.7 counts in 255ths of the largest weight, 1 at the least"
+                    " (write weights that are nearer to one another)"
+                )
             ],
         ),
     ],
