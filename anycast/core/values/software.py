@@ -26,7 +26,7 @@ class Daemon(StrEnum):
 _SPELT = {Daemon.FRR: "FRR", Daemon.BIRD: "BIRD", Daemon.GOBGP: "GoBGP", Daemon.OPENBGPD: "OpenBGPD"}
 
 Version = tuple[int, int]
-"""Its first two numbers: nothing that matters here has changed within one of them."""
+"""Its first two numbers. What came with a third (FRR 10.5.2) is said of all that have these two."""
 
 
 OLDEST_TRIED: dict[Daemon, Version] = {

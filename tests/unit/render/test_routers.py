@@ -303,7 +303,7 @@ def test_what_a_router_does_not_do_is_told_when_it_is_rendered(capsys: pytest.Ca
     def said(*words: str) -> list[str]:
         assert main(["render", *words, "--config", str(FULL)]) == 0
         lines = capsys.readouterr().err.splitlines()
-        other = "warning: lb1: its configuration says that this router runs FRR 10.3"
+        other = "warning: lb1: its configuration says that this router runs FRR 10.7"
         assert (other in lines) is (words[0] != "router-frr")
         weight = [line for line in lines if line.startswith("warning: lb1: weight: ")]
         assert bool(weight) is (words[0] != "router-frr")
