@@ -6,7 +6,7 @@ import argparse
 import ipaddress
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,6 +20,10 @@ from anycast.importers.vips import by_address
 
 _PROGRAM = re.compile(r"(?:\S*/)?ipvsadm\Z")
 UNCHECKED = "checks: the table has none; the servers are checked by a TCP handshake, of UDP for `port unreachable`, and you know better ones (docs/checks.md)"
+THRESHOLDS = (
+    "thresholds: `ipvsadm -S` leaves those of real servers out, whatever the table has: import the running table (`anycast import ipvs`), or look "
+    "at it (`ipvsadm -Ln --thresholds`) and write upper_threshold and lower_threshold"
+)
 
 
 class _UsageError(Exception):
@@ -104,6 +108,8 @@ def read(paths: Sequence[Path], report: Report, addresses: Sequence[str] = ()) -
             text = line.strip()
             if text and not text.startswith("#"):
                 _line(text, place, comments.get(number, ""), found, report)
+        if _lost_thresholds(lines, path, found.values()):
+            report.to_write(Place(str(path)), THRESHOLDS)
     if not found:
         raise SourceError(
             Place(str(paths[0])), "there is no service in it", "name what `ipvsadm-save -n` has written"
@@ -113,6 +119,13 @@ def read(paths: Sequence[Path], report: Report, addresses: Sequence[str] = ()) -
     for one in services:
         one.check = one.default_check
     return Setup(vips=tuple(by_address(served(services, report, addresses))))
+
+
+def _lost_thresholds(lines: Sequence[str], path: Path, services: Iterable[Listed]) -> bool:
+    """It is what ipvsadm has saved, in whose lines no program is named, and nobody has added a threshold."""
+    reals = [one for listed in services for one in listed.reals if one.place.file == str(path)]
+    saved = any(lines[one.place.line - 1].lstrip().startswith("-") for one in reals)
+    return saved and not any(one.upper or one.lower for one in reals)
 
 
 def _line(

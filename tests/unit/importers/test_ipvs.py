@@ -1,6 +1,7 @@
 """The table of IPVS, as ipvsadm writes it and as the kernel has it, becomes a configuration."""
 
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from anycast.core.values.configuration import (
     TunnelType,
 )
 from anycast.importers.importing import Source, finished
+from anycast.importers.ipvs import save
 from anycast.importers.ipvs.kernel import KERNEL, setup_of
 from anycast.importers.report import Fate, Report
 from anycast.importers.source import SourceError
@@ -29,6 +31,36 @@ WEB = ServiceKey(protocol=Protocol.TCP, address=ip_address("192.0.2.1"), port=80
 def test_what_ipvsadm_takes_becomes_what_is_expected(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(golden.FOLDER)
     golden.check(Source.IPVS, f"ipvs/{name}", [f"ipvs/{name}.save"])
+
+
+SAVED = "-A -t 192.0.2.1:80 -s wrr\n-a -t 192.0.2.1:80 -r 10.9.2.1:80 -g -w 1\n-a -t 192.0.2.1:80 -r 10.9.2.2:80 -g -w 1\n"
+
+
+def reported(text: str, folder: Path) -> list[str]:
+    """What is said of a file, with its places."""
+    file = folder / "saved"
+    file.write_text(text)
+    report = Report()
+    save.read([file], report)
+    return [f"{note.fate}, {[place.line for place in note.places]}: {note.text}" for note in report.notes()]
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        (SAVED, True),
+        (SAVED.replace("-g -w 1\n", "-g -w 1 -x 100 -y 50\n", 1), False),
+        (SAVED.replace("-A", "ipvsadm -A").replace("-a", "ipvsadm -a"), False),
+        ("-A -t 192.0.2.1:80 -s wrr\n", False),
+    ],
+    ids=["as it is saved", "written by hand", "a script", "no real server"],
+)
+def test_thresholds_that_a_saved_table_has_lost_are_told_once(
+    text: str, *, lost: bool, tmp_path: Path
+) -> None:
+    found = [one for one in reported(text, tmp_path) if "thresholds: `ipvsadm -S` leaves" in one]
+    assert len(found) == lost
+    assert all(one.startswith("to write by you, [0]: ") for one in found), found
 
 
 def server(
