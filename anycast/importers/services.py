@@ -40,6 +40,12 @@ def _with_mh(vip: Vip, report: Report) -> Vip:
     return replace(vip, services=tuple(found))
 
 
+NO_PLACE = (
+    "scheduler mh: a real server that was put into the table with weight 0 (ipvsadm -R; keepalived's alpha with inhibit_on_failure, until its check "
+    "succeeds) has no place in it, and the kernel does not tell; here it has one, by the weight that is usual in its service, so flows move at the "
+    "first reconcile (18.6 % of 2,000, one server of four), and nodes that are moved over choose otherwise than those that are not"
+)
+
 PERSISTENCE = (
     "persistence: each node remembers its own clients: a client whose flows come to another node may be sent to another real server there, and "
     "its connections break; `connection_sync` tells the others, `scheduler: mh` with flags: [mh-fallback] needs no memory"

@@ -11,6 +11,7 @@ from anycast.importers.numbers import duration
 from anycast.importers.report import Report
 from anycast.importers.services import (
     LOCAL_CHOICE,
+    NO_PLACE,
     PERSISTENCE,
     flags_that_can_be,
     named_apart,
@@ -168,6 +169,8 @@ def _servers(one: Listed, way: str, tunnel: Keys | None, report: Report) -> tupl
             if port not in (None, one.port) and not one.mark:
                 report.different(real.place, _OLD_PORT)
             port = None
+        if not real.weight and one.scheduler == "mh":
+            report.different(real.place, NO_PLACE)
         if real.weight > _MOST_WEIGHT:
             report.different(real.place, f"{_MOST_WEIGHT} is the largest weight, so its share is smaller")
         lower = real.lower

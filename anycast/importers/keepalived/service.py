@@ -15,6 +15,7 @@ from anycast.importers.quorum import servers_for
 from anycast.importers.report import Report
 from anycast.importers.services import (
     LOCAL_CHOICE,
+    NO_PLACE,
     NUMBERED_FLAGS,
     PERSISTENCE,
     flags_that_can_be,
@@ -47,6 +48,9 @@ class Services:
         scheduler = self._scheduler(virtual, len(reals) + (virtual.sorry is not None))
         flags = self._flags(virtual, scheduler)
         servers = self._servers(reals, virtual, port, mark, way)
+        for real in reals:
+            if virtual.scheduler == "mh" and (not real.weight or real.begins_at_0):
+                self._report.different(real.place, NO_PLACE)
         tested = self._check(virtual, reals, way, port=port, mark=mark, protocol=protocol)
         quorum = self._quorum(virtual, servers)
         if virtual.one_packet and protocol != "udp" and not mark:

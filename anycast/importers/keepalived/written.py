@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from anycast.importers import numbers
@@ -77,6 +77,7 @@ class Real:
     virtualhost: str
     place: Place
     comment: str
+    begins_at_0: bool = False  # in the table: alpha and inhibit_on_failure
     of_checks: list[tuple[Place, str]] = field(default_factory=list)  # carried over if the checks are
 
 
@@ -108,6 +109,20 @@ class Virtual:
     lines: tuple[Place, ...] = ()  # all of it
     said: dict[str, Place] = field(default_factory=dict)
     of_checks: list[tuple[Place, str]] = field(default_factory=list)  # carried over if the checks are
+
+
+def _begins_at_0(real: Sequence[Statement], virtual: Sequence[Statement]) -> bool:
+    """Before its first check. `alpha` is said of a virtual server, a real server or a check; the nearest word counts."""
+    checkers = [one for statement in real if statement.word in CHECKERS for one in statement.block or []]
+    return _switched("alpha", checkers, real, virtual) and _switched("inhibit_on_failure", real, virtual)
+
+
+def _switched(word: str, *blocks: Sequence[Statement]) -> bool:
+    for block in blocks:
+        found = [numbers.truth(one.args) for one in block if one.word == word]
+        if found:
+            return found[-1] is not False
+    return False
 
 
 class Reading:
@@ -209,6 +224,7 @@ class Reading:
                     )
         for one in block:
             if one.word == "real_server" and (real := self._real(one, virtual)) is not None:
+                real.begins_at_0 = bool(real.checkers) and _begins_at_0(one.block or [], block)
                 virtual.reals.append(real)
         return virtual
 

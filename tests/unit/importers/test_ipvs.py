@@ -20,6 +20,7 @@ from anycast.importers.importing import Source, finished
 from anycast.importers.ipvs import save
 from anycast.importers.ipvs.kernel import KERNEL, setup_of
 from anycast.importers.report import Fate, Report
+from anycast.importers.services import NO_PLACE
 from anycast.importers.source import SourceError
 from tests.unit.importers import golden
 
@@ -61,6 +62,25 @@ def test_thresholds_that_a_saved_table_has_lost_are_told_once(
     found = [one for one in reported(text, tmp_path) if "thresholds: `ipvsadm -S` leaves" in one]
     assert len(found) == lost
     assert all(one.startswith("to write by you, [0]: ") for one in found), found
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "weight", "moves"), [("mh", 0, True), ("mh", 1, False), ("sh", 0, False), ("wlc", 0, False)]
+)
+def test_a_server_that_may_have_no_place_in_the_scheduler_s_table_is_told(
+    scheduler: str, weight: int, *, moves: bool, tmp_path: Path
+) -> None:
+    """Under sh the present weight counts, and one of 0 has a place."""
+    text = SAVED.replace("wrr", scheduler).replace("10.9.2.2:80 -g -w 1", f"10.9.2.2:80 -g -w {weight}")
+    assert (f"different, [3]: {NO_PLACE}" in reported(text, tmp_path)) is moves
+    table: Table = {
+        WEB: ServiceEntry(
+            scheduler=scheduler, destinations=(server("10.9.2.1"), server("10.9.2.2", weight=weight))
+        )
+    }
+    report = Report()
+    setup_of(table, USUAL, [], report)
+    assert any(note.text == NO_PLACE for note in report.notes()) is moves
 
 
 def server(

@@ -10,6 +10,7 @@ from anycast.importers.keepalived import read
 from anycast.importers.keepalived.language import uncommented, words
 from anycast.importers.model import Keys, Place, Setup
 from anycast.importers.report import Fate, Report
+from anycast.importers.services import NO_PLACE
 from anycast.importers.source import SourceError
 from tests.unit.importers import golden
 
@@ -39,6 +40,35 @@ def said(report: Report, fate: Fate) -> list[tuple[int, str]]:
 
 SERVER = "real_server 10.9.2.1 80 {\nTCP_CHECK {\n}\n}\n"
 SERVICE = f"virtual_server 192.0.2.1 80 {{\nprotocol TCP\nlb_kind DR\nlb_algo rr\n{SERVER}}}\n"
+
+
+MAGLEV = SERVICE.replace("lb_algo rr", "lb_algo mh")
+
+
+@pytest.mark.parametrize(
+    ("text", "moves"),
+    [
+        (MAGLEV, False),
+        (MAGLEV.replace("TCP_CHECK", "weight 0\nTCP_CHECK"), True),
+        (MAGLEV.replace("lb_algo", "alpha\ninhibit_on_failure\nlb_algo"), True),
+        (MAGLEV.replace("lb_algo", "alpha\nlb_algo"), False),
+        (MAGLEV.replace("TCP_CHECK", "inhibit_on_failure\nTCP_CHECK"), False),
+        (MAGLEV.replace("TCP_CHECK {", "inhibit_on_failure\nTCP_CHECK {\nalpha"), True),
+        (
+            MAGLEV.replace("lb_algo", "alpha\ninhibit_on_failure\nlb_algo").replace(
+                "TCP_CHECK", "inhibit_on_failure off\nTCP_CHECK"
+            ),
+            False,
+        ),
+        (SERVICE.replace("lb_algo", "alpha\ninhibit_on_failure\nlb_algo"), False),
+    ],
+)
+def test_a_server_that_keepalived_puts_in_with_weight_0_has_no_place_in_a_maglev_table(
+    text: str, *, moves: bool, tmp_path: Path
+) -> None:
+    line = next(n for n, one in enumerate(text.splitlines(), 1) if one.startswith("real_server"))
+    _, report = setup_of(text, tmp_path)
+    assert ((line, NO_PLACE) in said(report, Fate.DIFFERENT)) is moves
 
 
 @pytest.mark.parametrize(
