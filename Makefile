@@ -136,7 +136,7 @@ hosts: $(STAMP) ## Debian 12, 13 and unstable in build/hosts, with the programs 
 routers: $(STAMP) ## Debian 13 and unstable in build/debian, with their routers and User-Mode-Linux; root, minutes
 	@$(BIN)/python -m lab.suites
 
-contract-all: routers ## the contract tests of routers with those of this machine and of `make routers`; half an hour
+contract-all: routers ## the contract tests of routers with those of this machine and of `make routers`; three quarters of an hour
 	@./lab/install routers
 	@$(APART) $(BIN)/python -m lab.platforms routers
 

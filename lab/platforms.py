@@ -40,6 +40,19 @@ PARTS = {
     "contract": "python -m pytest tests/contract -m 'not lab'",
 }
 
+OF_ROUTERS = (
+    "tests/contract/test_routers.py",
+    "tests/contract/test_bfd.py",
+    "tests/contract/test_frr_zebra.py",
+    "tests/contract/test_preference.py",
+    "tests/contract/test_sessions.py",
+    "tests/contract/test_view.py",
+    "tests/contract/test_weights.py",
+    "tests/contract/test_kernel_table.py",
+    "tests/contract/test_bird_rendered.py",
+)
+"""The tests that have the router's software as a parameter."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -208,15 +221,7 @@ def run_routers(words: Sequence[str]) -> int:
     from tests.contract.routers import SOFTWARE
 
     report = _report("routers")
-    files = [
-        "tests/contract/test_routers.py",
-        "tests/contract/test_bfd.py",
-        "tests/contract/test_frr_zebra.py",
-        "tests/contract/test_preference.py",
-        "tests/contract/test_kernel_table.py",
-        "tests/contract/test_bird_rendered.py",
-    ]
-    command = [sys.executable, "-m", "pytest", *files, f"--junitxml={report}", *words]
+    command = [sys.executable, "-m", "pytest", *OF_ROUTERS, f"--junitxml={report}", *words]
     done = subprocess.run(command, cwd=CHECKOUT, check=False)
     if not report.exists():
         return done.returncode or 1

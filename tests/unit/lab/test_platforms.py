@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,13 @@ def test_a_run_takes_the_place_of_the_one_before_and_of_no_other(
     ]
     assert text.startswith("# Head\n")
     assert text.endswith(f"{platforms.END}\nfoot\n")
+
+
+def test_all_that_can_be_asked_of_every_router_is_asked_of_all_that_are_here() -> None:
+    by_router = re.compile(r"\bSOFTWARE\b|\bevery\(|\btable\.DEBIANS\b")
+    tests = (suites.CHECKOUT / "tests/contract").glob("test_*.py")
+    found = {str(one.relative_to(suites.CHECKOUT)) for one in tests if by_router.search(one.read_text())}
+    assert found == {*platforms.OF_ROUTERS}
 
 
 def test_the_page_is_what_the_results_give() -> None:
