@@ -104,7 +104,7 @@ def _asked(fleet: Fleet) -> Fleet:
         fleet,
         max_out=fleet.max_out if fleet.is_strict else 1,
         min_announcing=1,
-        velocity=None,
+        velocity=fleet.velocity if fleet.view is FleetView.ETCD else None,  # there it asks for answers
         on_disagreement=OnDisagreement.ALARM,
         listen="",
         capacity=Capacity(),

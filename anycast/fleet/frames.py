@@ -3,8 +3,8 @@
     ["life", {name: heard}]                      signs of life, with nothing new; empty: of the process itself
     ["head", name, head]                         what a node says of itself, without its VIPs; their loads as text
     ["vips", name, {vip: row}, [gone]]           some of its VIPs
-    ["peers", [[name, source, heard, told, problem, problem_since, answers], ...]]
-                                                 and with it all that came of these nodes since their last one
+    ["peers", [[name, source, heard, told, problem, problem_since, answers, said], ...]]
+                                                 without `said` where there is none; and with it all that came of these nodes since their last one
     ["differs", name, count, [vips], words, since]
                                                  its tables from this node's; a count of 0: they are the same
     ["view", problem]                            of the view as a whole
@@ -68,6 +68,7 @@ class Told:
     at: float = 0.0
     heard: float | None = None
     told: float | None = None
+    said: float | None = None
     problem: str = ""
     problem_since: float | None = None
     answers: bool = False
@@ -137,6 +138,7 @@ def summed(some: Sequence[Told]) -> Iterator[Sequence[Any]]:
             (
                 *(one.name, str(one.source), one.heard, one.told),
                 *(one.problem[:MOST_TEXT], one.problem_since, one.answers),
+                *(() if one.said is None else (one.said,)),
             )
             for one in some[first : first + NODES]
         ]
@@ -148,7 +150,10 @@ def is_urgent(old: Told | None, new: Told) -> bool:
     if old is None:
         return True
     before, after = old.document, new.document
-    if (old.problem, old.answers, old.pieces is new.pieces) != (new.problem, new.answers, True):
+    if (old.problem, old.answers, old.said, old.pieces is new.pieces) != (
+        *(new.problem, new.answers, new.said),
+        True,
+    ):
         return True
     if before is None or after is None:
         return before is not after

@@ -28,8 +28,8 @@ class Memory:
         self.told = replace(self.told, heard=now, problem="", problem_since=None, answers=False)
         return over
 
-    def news(self, heard: Heard, now: float) -> None:
-        """It has said that."""
+    def news(self, heard: Heard, now: float, said: float | None = None) -> None:
+        """It has said that. `said`: as of `Told`."""
         told = self.told
         if told.told is None or heard.born != self.born or heard.at < told.at:
             self.born = heard.born
@@ -40,6 +40,7 @@ class Memory:
             document=codec.later(heard.document, heard.at - told.at),
             pieces=told.pieces if same else heard.pieces,
             heard=now,
+            said=said,
             problem="",
             problem_since=None,
             answers=False,

@@ -72,8 +72,10 @@ class Receiver:
 
     def _row(self, told: Any) -> tuple[str, Peer]:
         match told:
-            case [str(name), str(source), heard, at, str(problem), since, bool(answers)]:
-                instants = [_instant(one) for one in (heard, at, since)]
+            case [str(name), str(source), heard, at, str(problem), since, bool(answers), *said] if (
+                len(said) < 2
+            ):
+                instants = [_instant(one) for one in (heard, at, since, *(said or (None,)))]
                 peer = self._peer(
                     self._known(name), Source(source), instants, problem[:MOST_TEXT], answers=answers
                 )
@@ -118,7 +120,7 @@ class Receiver:
     def _peer(
         self, name: str, source: Source, instants: Sequence[float | None], problem: str, *, answers: bool
     ) -> Peer:
-        heard, told, since = instants
+        heard, told, since, said = instants
         document = None
         if (head := self._heads.get(name)) is not None:
             document = replace(head, vips=self._rows.get(name, PersistentMap()))
@@ -131,6 +133,7 @@ class Receiver:
             document=document,
             heard=heard,
             told=told,
+            said=said,
             problem=problem,
             problem_since=since,
             answers=answers,

@@ -7,6 +7,11 @@ by default nothing makes it smaller: figures that change a little are no reason 
 
     PREFIXnodes/NODE          what the node says of itself, without its VIPs, and the digests of their pieces
     PREFIXvips/NODE/DIGEST    a piece; never changed
+
+That a key stands does not say that its node does: it has its lease, and a new leader prolongs that. Where something depends
+on it (`fleet.velocity`) a node asks: it writes `asks`, an instant by its own clock. Whoever reads another one than before
+writes in its next beat, with that instant in `answers`. So who asked knows, by its own clock alone and however slow etcd is,
+that the other was there after that instant, and wrote what stands there.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +30,7 @@ import structlog
 from anycast.core.fleet import codec
 from anycast.core.fleet.codec import BrokenError, Heard, Row
 from anycast.core.fleet.values import Document, Load, Source, VipStanding, VipTold
+from anycast.core.fleet.velocity import known_after
 from anycast.fleet.etcd import Client, Entry, EtcdError, Is, RefusedError, delete, put
 from anycast.fleet.frames import Task, Told
 from anycast.fleet.memory import Memory
@@ -33,6 +40,9 @@ LIFE = 10  # seconds that a lease lasts without being kept: longer than etcd nee
 REFRESH = 60.0  # seconds after which it is written though nothing has changed: ages count from there
 FIGURES = 30.0  # seconds between two writes for the sake of figures alone
 MUCH = 0.1  # of a figure: less is no change
+ASK = 10.0  # seconds between two questions, at first
+MOST_ASK = 600.0  # of a VIP that has stood so for long
+_MOST_ASKS = 8  # of which an answer is still taken
 MOST_VALUE = 64 * 1024  # bytes of a key's value
 _AT_ONCE = 32  # pieces in a transaction
 _MOST_NODES = 64
@@ -49,6 +59,8 @@ class _Written:
     pieces: frozenset[str] = frozenset()
     body: bytes = b""
     at: float = -math.inf
+    asks: float | None = None
+    answers: Mapping[str, float] = field(default_factory=dict)
 
 
 class Register:
@@ -69,6 +81,9 @@ class Register:
         self._spoke = math.inf  # the instant at which this node said last what it is
         self._others: dict[str, Memory] = {}
         self._read: dict[str, int] = {}  # of each node, the revision that was read last
+        self._known_after = known_after(task.fleet) if task.fleet.limits else math.inf
+        self._asks: deque[float] = deque(maxlen=_MOST_ASKS)  # the newest last
+        self._asked: dict[str, float] = {}  # by other nodes, what each wrote last
 
     async def beat(self, now: float) -> None:
         """Raises EtcdError."""
@@ -83,6 +98,7 @@ class Register:
             await self._write(said, mine, now)
         for name, entry in list(entries.items())[:_MOST_NODES]:
             await self._take(name, entry, now)
+        self._asked = {name: one for name, one in self._asked.items() if name in entries}
         for name, memory in self._others.items():
             if name not in entries and memory.failed(GONE, now, answers=False):
                 self._hear(memory.told)
@@ -109,8 +125,12 @@ class Register:
         head, pieces = _spelt(heard)
         if mine is None or mine.lease != self._lease or mine.value != self._written.body:
             self._written = _Written()  # another lease's, or something late
-        written = self._written
-        if not self._is_other(head, pieces, written, now):
+        written, waits = self._written, self._waits(heard)
+        if waits is not None and (not self._asks or heard.at >= self._asks[-1] + waits):
+            self._asks.append(heard.at)
+        asks = self._asks[-1] if waits is not None and self._asks else None
+        is_open = asks not in (None, written.asks) or not self._asked.items() <= written.answers.items()
+        if not is_open and not self._is_other(head, pieces, written, now):
             return
         fresh = [one for digest, one in pieces.items() if digest not in written.pieces]
         key = f"{self._vips}{self._node}/"
@@ -124,10 +144,28 @@ class Register:
             if not await self._client.transact(compare, then=some):
                 return  # something late was carried out meanwhile: the next beat sees it
         gone = [delete(f"{key}{digest}") for digest in list(written.pieces - pieces.keys())[:_AT_ONCE]]
-        body = json.dumps({**head, "at": heard.at, "pieces": list(pieces)}, separators=(",", ":")).encode()
+        answers = dict(self._asked)
+        told = {**head, "at": heard.at, "pieces": list(pieces), "asks": asks, "answers": answers}
+        body = json.dumps(told, separators=(",", ":")).encode()
         then = [put(f"{self._nodes}{self._node}", body, self._lease), *gone]
         if await self._client.transact(compare, then=then):
-            self._written = _Written(head, frozenset(pieces), body, now)
+            self._written = _Written(head, frozenset(pieces), body, now, asks, answers)
+
+    def _waits(self, heard: Heard) -> float | None:
+        """Seconds after its last question in which the node asks again; None: nothing depends on an answer, or not yet.
+
+        A VIP that has stood so for long is asked for less often: etcd grows by each answer of each node.
+        """
+        if math.isinf(self._known_after):
+            return None
+        ages = (
+            heard.at - since
+            for rows in heard.pieces.values()
+            for standing, _, since, *_ in rows.values()
+            if standing == VipStanding.LAST_RESORT
+        )
+        age = min((one for one in ages if one >= self._known_after), default=None)
+        return None if age is None else min(max(ASK, age / 2), MOST_ASK)
 
     @staticmethod
     def _is_other(
@@ -150,7 +188,8 @@ class Register:
                 else:
                     self._alive(name, now)
                 return
-            heard = await self._whole(name, entry, memory.pieces)
+            head = _head(entry)
+            heard = await self._whole(name, head, memory.pieces)
             if heard.document.node != name:
                 raise BrokenError(f"{heard.document.node[:64]} has written it")
         except BrokenError as error:
@@ -158,16 +197,24 @@ class Register:
                 self._hear(memory.told)
             return
         self._read[name] = entry.modified
-        memory.news(heard, now)
+        if (asks := codec.figure(head, "asks")) is None:
+            self._asked.pop(name, None)
+        else:
+            self._asked[name] = asks
+        memory.news(heard, now, self._said_after(head))
         self._hear(memory.told)
 
-    async def _whole(self, name: str, entry: Entry, known: Mapping[str, Mapping[str, Row]]) -> Heard:
+    def _said_after(self, head: Mapping[str, Any]) -> float | None:
+        """The question of this node that it answers."""
+        answers = head.get("answers")
+        found = codec.figure(answers, self._node) if isinstance(answers, dict) else None
+        return found if found in self._asks else None
+
+    async def _whole(
+        self, name: str, head: Mapping[str, Any], known: Mapping[str, Mapping[str, Row]]
+    ) -> Heard:
         """Raises BrokenError, EtcdError."""
-        try:
-            head = json.loads(entry.value)
-            digests = [one for one in head["pieces"] if isinstance(one, str)]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise BrokenError("it is no document") from None
+        digests = [one for one in head["pieces"] if isinstance(one, str)]
         fresh = {}
         if any(one not in known for one in digests):
             for one in await self._client.below(f"{self._vips}{name}/"):
@@ -180,6 +227,17 @@ class Register:
 
 
 _FIGURES = ("load", "rest", "loads")
+
+
+def _head(entry: Entry) -> Mapping[str, Any]:
+    """Raises BrokenError."""
+    try:
+        head = json.loads(entry.value)
+    except (ValueError, RecursionError):
+        head = None
+    if not isinstance(head, dict) or not isinstance(head.get("pieces"), list):
+        raise BrokenError("it is no document")
+    return head
 
 
 def _spelt(heard: Heard) -> tuple[Mapping[str, Any], Mapping[str, codec.Piece]]:

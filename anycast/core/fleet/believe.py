@@ -36,7 +36,9 @@ class Belief(StrEnum):
 class Believed:
     """One other node. `document`: the last it said, whatever is believed of it; None: it never said anything.
 
-    `since`: the instant of which the belief is: for `GONE` and `LATE`, when it was heard last. `why`: one line for people;
+    `since`: the instant of which the belief is: for `GONE` and `LATE`, when it was heard last. `said`: an instant at which the
+    node itself was there and said `document`, or one before that; None: that is not known, as of a key in etcd that only
+    stands. `why`: one line for people;
     empty: it is heard.
     """
 
@@ -44,6 +46,7 @@ class Believed:
     belief: Belief
     document: Document | None = None
     since: float | None = None
+    said: float | None = None
     why: str = ""
 
     @property
@@ -61,7 +64,8 @@ def believe(view: View, fleet: Fleet, now: float) -> dict[str, Believed]:
 def believed(peer: Peer, view: View, fleet: Fleet, now: float) -> Believed:
     """The first rule that applies."""
     belief, since, why = _of(peer, view, fleet, now)
-    return Believed(name=peer.name, belief=belief, document=peer.document, since=since, why=why)
+    said = peer.said if peer.source is Source.ETCD else peer.heard
+    return Believed(name=peer.name, belief=belief, document=peer.document, since=since, said=said, why=why)
 
 
 def _of(peer: Peer, view: View, fleet: Fleet, now: float) -> tuple[Belief, float | None, str]:

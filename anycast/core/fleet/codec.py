@@ -194,7 +194,7 @@ def read(data: bytes, known: Mapping[str, Mapping[str, Row]]) -> Heard:
         raise BrokenError("it is no JSON") from None
     if not isinstance(body, dict):
         raise BrokenError("it is no mapping")
-    at, born = _figure(body, "at"), _figure(body, "born")
+    at, born = figure(body, "at"), figure(body, "born")
     if at is None or born is None:
         raise BrokenError("it does not say when it was made")
     digests = _list(body, "pieces")
@@ -272,11 +272,11 @@ def _document(body: Mapping[str, Any], at: float) -> Document:
     node = _text(body, "node")
     if not node:
         raise BrokenError("it does not say of which node it is")
-    soft = _figure(body, "soft")
+    soft = figure(body, "soft")
     return Document(
         node=node,
         version=_text(body, "version"),
-        format=int(_figure(body, "format") or 0),
+        format=int(figure(body, "format") or 0),
         configuration=_text(body, "configuration"),
         fleet=_names(body, "fleet"),
         ready=body.get("ready") is True,
@@ -301,7 +301,7 @@ def read_head(head: Mapping[str, Any]) -> Document:
 def _turn_of(found: object, at: float) -> Turn | None:
     if not isinstance(found, dict) or found.get("claim") not in set(map(str, Claim)):
         return None
-    since, number = _figure(found, "since"), found.get("number")
+    since, number = figure(found, "since"), found.get("number")
     if since is None or not isinstance(number, int) or not abs(number) < _MOST:
         return None
     return Turn(
@@ -323,7 +323,8 @@ def _text(body: Mapping[str, Any], key: str) -> str:
     return "".join(one if one.isprintable() else "?" for one in found[:MOST_TEXT])
 
 
-def _figure(body: Mapping[str, Any], key: str) -> float | None:
+def figure(body: Mapping[str, Any], key: str) -> float | None:
+    """A number that somebody else wrote; None: it is none, or larger than any that is meant."""
     found = body.get(key)
     if isinstance(found, bool) or not isinstance(found, int | float) or not abs(found) < _MOST:
         return None
@@ -344,7 +345,7 @@ def _figures(found: object, number: int) -> list[float | None] | None:
     if not isinstance(found, list) or len(found) < number:
         return None
     named = {str(n): one for n, one in enumerate(found[:number])}
-    figures = [_figure(named, str(n)) for n in range(number)]
+    figures = [figure(named, str(n)) for n in range(number)]
     return [None if one is None or one < 0 else one for one in figures]
 
 

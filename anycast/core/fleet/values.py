@@ -146,7 +146,8 @@ class Peer:
     """One other node. `heard`: the instant at which it was heard last (monotonic, here); None: never.
 
     `told`: the instant at which `document` came, from which its ages count: it is not sent again while nothing in it has
-    changed. `problem`: why nothing newer comes; empty: all is well. `problem_since`: monotonic. `answers`: with a problem, it
+    changed. `said`: with etcd, an instant after which the node itself wrote `document`, as an answer to this one; None: it
+    has answered nothing. A key stands for a while whatever became of its node. `problem`: why nothing newer comes; empty: all is well. `problem_since`: monotonic. `answers`: with a problem, it
     is there all the same: what it says cannot be used. `disagreement`: None: its tables are this node's, as far as both are
     known.
     """
@@ -156,6 +157,7 @@ class Peer:
     document: Document | None = None
     heard: float | None = None
     told: float | None = None
+    said: float | None = None
     problem: str = ""
     problem_since: float | None = None
     answers: bool = False

@@ -4,6 +4,9 @@ Such a withdrawal has two steps. At once the route becomes the last resort: rout
 where a withdrawal would send them, and nobody has been asked. It is taken back only once another node has said, of a moment
 after that, that it announces the VIP as usual, and as far as the limit has room. So what all nodes lose alike takes the VIP
 from nobody, however fast it comes, and however old or partial the view is.
+
+With `view: etcd` the key of a node that has lost its power stands for as long as its lease, so that it stands says nothing. A
+node counts once it has answered there: it writes that it has read what this one wrote, of an instant by this one's clock.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from operator import attrgetter
 
 from anycast.core.fleet.believe import Belief, Believed
 from anycast.core.fleet.values import Capacity, Document, View, VipStanding, VipTold
-from anycast.core.values.fleet import Fleet, Velocity
+from anycast.core.values.fleet import Fleet, FleetView, Velocity
 from anycast.core.vip.decide import BLAME, Blame, Reason
 
 WAITS = "the other nodes have not said since how they stand"
@@ -23,7 +26,7 @@ LATE = (
     2.0  # seconds after its time that a document may come: it may take one, and one more to get to the agent
 )
 NAMED = 5  # nodes
-SEEN = 4.0  # seconds after `interval` in which what a node does is known to the others
+SEEN = 4.0  # seconds after `_round` in which what a node does is known to the others
 
 SOFT = frozenset(str(reason) for reason in Reason if BLAME[reason] is not Blame.NODE)
 """The reasons that count. A node that is gone, in maintenance or broken itself has used up nothing."""
@@ -47,6 +50,21 @@ def left(view: View, now: float) -> dict[str, float]:
     }
 
 
+def known_after(fleet: Fleet) -> float:
+    """Seconds after which what a node does is known to the others, and what they do to it."""
+    return _round(fleet) + SEEN
+
+
+def _lasts(fleet: Fleet) -> float:
+    """Seconds for which something said is new. It is less than `known_after`: who fails meanwhile has heard of this one."""
+    return _round(fleet) + LATE
+
+
+def _round(fleet: Fleet) -> float:
+    """Seconds in which each is heard anew. With etcd a question is written, read, answered, and the answer read."""
+    return (4 if fleet.view is FleetView.ETCD else 1) * fleet.interval
+
+
 def why_it_stays(
     own: Own, others: Mapping[str, Believed], left: Mapping[str, float], fleet: Fleet, now: float
 ) -> str:
@@ -59,7 +77,7 @@ def why_it_stays(
         return ""
     told = dict(_told(own, others, fleet, now))
     if not told:
-        soon = now < own.since + 2 * fleet.interval + SEEN + LATE
+        soon = now < own.since + known_after(fleet) + _lasts(fleet)
         return WAITS if soon else "no other node says how it stands"
     if not any(_serves(one, own.vip) for one in told.values()):
         return "no other node says that it announces it as usual"
@@ -76,9 +94,9 @@ def _told(
     own: Own, others: Mapping[str, Believed], fleet: Fleet, now: float
 ) -> Iterator[tuple[str, Document]]:
     """What is new enough: of a moment in which the others could know of this node, and it of them."""
-    earliest = max(own.since + fleet.interval + SEEN, now - fleet.interval - LATE)
+    earliest = max(own.since + known_after(fleet), now - _lasts(fleet))
     for name, one in others.items():
-        if one.counts and one.document is not None and one.since is not None and one.since >= earliest:
+        if one.counts and one.document is not None and one.said is not None and one.said >= earliest:
             yield name, one.document
 
 

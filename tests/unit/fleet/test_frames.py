@@ -107,6 +107,15 @@ def test_a_problem_and_a_sign_of_life_are_small() -> None:
     assert receiver.take(b'[["view", "it ended"]]') == FleetHeard(problem="it ended")
 
 
+def test_an_answer_in_etcd_is_told_at_once_and_an_instant_as_it_is() -> None:
+    receiver = Receiver()
+    known = replace(TOLD, source=Source.ETCD)
+    assert taken(receiver, frames(None, known)).said is None
+    answered = replace(known, said=19.5)
+    assert is_urgent(known, answered)
+    assert taken(receiver, frames(known, answered)).said == 19.5
+
+
 def test_several_nodes_are_one_event() -> None:
     some = [replace(TOLD, name=f"n{number}", pieces={}) for number in range(40)]
     events = [Receiver().take(one[LENGTH.size :]) for one in packed(summed(some))]
@@ -160,6 +169,8 @@ def test_whatever_changes_both_ends_have_the_same(histories: list[dict[str, str]
         b'[["peers", [["lb2", "peers", true, 1, "", null, false]]]]',
         b'[["peers", [["lb2", "peers", NaN, 1, "", null, false]]]]',
         b'[["peers", [["lb2"]]]]',
+        b'[["peers", [["lb2", "etcd", 1, 1, "", null, false, "now"]]]]',
+        b'[["peers", [["lb2", "etcd", 1, 1, "", null, false, 1, 1]]]]',
         b'[["vips", "lb2", 7, []]]',
         b'[["head", "lb2", {}]]',
         b'[["head", "lb2", "x"]]',

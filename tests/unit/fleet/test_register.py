@@ -15,11 +15,12 @@ import pytest
 from anycast.core.fleet import codec
 from anycast.core.fleet.codec import BrokenError, Heard, Row
 from anycast.core.fleet.values import Document, Load, Source
-from anycast.core.values.fleet import Etcd, Fleet, FleetView
+from anycast.core.fleet.velocity import known_after
+from anycast.core.values.fleet import Etcd, Fleet, FleetView, Velocity
 from anycast.fleet import register as registers
 from anycast.fleet.etcd import Entry, Is
 from anycast.fleet.frames import Task, Told
-from anycast.fleet.register import FIGURES, GONE, LIFE, REFRESH, Register
+from anycast.fleet.register import ASK, FIGURES, GONE, LIFE, REFRESH, Register
 
 FLEET = Fleet(view=FleetView.ETCD, etcd=Etcd(endpoints=("http://10.0.0.1:2379",), prefix="/a/"))
 ROWS: dict[str, Row] = {f"v{n:03}": ("announced", "healthy", float(n), "t", ()) for n in range(130)}
@@ -78,7 +79,9 @@ class Store:
 class Node:
     """One node, with what its ops process says of it."""
 
-    def __init__(self, name: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, name: str, store: Store, monkeypatch: pytest.MonkeyPatch, fleet: Fleet = FLEET
+    ) -> None:
         self.name = name
         self.document = Document(node=name, version="1", load=Load(bits=1e9))
         self.rows = ROWS
@@ -86,7 +89,7 @@ class Node:
         self.heard: list[Told] = []
         self.alive: list[str] = []
         self._patch = monkeypatch
-        task = Task(node=name, fleet=FLEET, runtime_dir="/run")
+        task = Task(node=name, fleet=fleet, runtime_dir="/run")
         self.register = Register(task, store, self.heard.append, lambda name, _: self.alive.append(name))  # type: ignore[arg-type]
 
     def beat(self, now: float) -> None:
@@ -107,9 +110,9 @@ def rows(told: Told) -> dict[str, Row]:
     return {name: row for some in told.pieces.values() for name, row in some.items()}
 
 
-def two(monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Node, Node]:
+def two(monkeypatch: pytest.MonkeyPatch, fleet: Fleet = FLEET) -> tuple[Store, Node, Node]:
     store = Store()
-    one, other = (Node(name, store, monkeypatch) for name in ("lb1", "lb2"))
+    one, other = (Node(name, store, monkeypatch, fleet) for name in ("lb1", "lb2"))
     one.beat(1000.0)
     other.beat(1001.0)
     one.beat(1002.0)
@@ -123,6 +126,93 @@ def test_two_nodes_know_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (told.name, told.source, len(rows(told)), told.problem) == (name, Source.ETCD, 130, "")
     one.beat(1003.0)
     assert one.alive == ["lb2"]
+
+
+LIMITED = replace(FLEET, velocity=Velocity(nodes=1))
+KNOWN = known_after(LIMITED)
+
+
+def loses(node: Node, at: float) -> None:
+    """A VIP, for what others may share."""
+    node.rows = {**ROWS, "v001": ("last_resort", "below_quorum", at, "t", ())}
+
+
+def test_a_node_that_keeps_a_route_asks_and_the_others_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, one, other = two(monkeypatch, LIMITED)
+    loses(one, 1003.0)
+    one.beat(1003.0)
+    other.beat(1004.0)
+    one.beat(1005.0)
+    assert one.heard[-1].said is None, "nobody was asked, for nothing could be known yet"
+    before = len(store.writes)
+    at = 1003.0 + KNOWN
+    one.beat(at)
+    other.beat(at + 1)  # it reads the question
+    assert (len(store.writes), one.heard[-1].said) == (before + 1, None)
+    one.beat(at + 2)
+    other.beat(at + 3)
+    one.beat(at + 4)
+    assert one.heard[-1].said == at, "the instant of the question, by the clock of who asked"
+    assert len(store.writes) == before + 2
+    for beat in range(5, int(ASK), 2):  # nothing goes to and fro
+        one.beat(at + beat)
+        other.beat(at + beat + 1)
+    assert len(store.writes) == before + 2
+    one.beat(at + ASK + 3)
+    assert len(store.writes) == before + 3, "it asks again"
+
+
+def test_a_dead_node_answers_nothing_however_long_its_key_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, one, _ = two(monkeypatch, LIMITED)
+    loses(one, 1003.0)
+    for beat in range(60):
+        one.beat(1003.0 + beat)
+    assert one.alive, "the key stands, and nothing else is known"
+    assert all(told.said is None for told in one.heard)
+
+
+def test_an_answer_to_another_process_or_to_nobody_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, one, _ = two(monkeypatch, LIMITED)
+    for found in (1000.0, 10**400, "now", None, [1]):
+        store.revision += 1
+        entry = store.entries["/a/nodes/lb2"]
+        value = json.dumps({**json.loads(entry.value), "asks": found, "answers": {"lb1": found}}).encode()
+        store.entries[entry.key] = replace(entry, value=value, modified=store.revision)
+        one.beat(1003.0)
+        assert one.heard[-1].said is None
+        assert one.heard[-1].problem == ""
+
+
+def test_without_a_limit_nobody_asks_and_what_stands_for_long_is_asked_for_less_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for fleet, most in ((FLEET, 0), (LIMITED, 20)):
+        store, one, _ = two(monkeypatch, fleet)
+        loses(one, 1003.0)
+        asked = set()
+        for beat in range(0, 3600, 10):
+            one.beat(1003.0 + beat)
+            asked.add(json.loads(store.entries["/a/nodes/lb1"].value)["asks"])
+        asked.discard(None)
+        assert bool(asked) == bool(most)
+        assert len(asked) <= most
+
+
+def test_a_question_whose_write_failed_is_written_by_the_next_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, one, _ = two(monkeypatch, LIMITED)
+    loses(one, 1003.0)
+    one.beat(1003.0)
+    whole = store.transact
+
+    async def late(compare: Sequence[Is], *, then: Sequence[dict[str, Any]]) -> bool:
+        return False
+
+    monkeypatch.setattr(store, "transact", late)
+    at = 1003.0 + KNOWN
+    one.beat(at)
+    monkeypatch.setattr(store, "transact", whole)
+    one.beat(at + 2)
+    assert json.loads(store.entries["/a/nodes/lb1"].value)["asks"] == at
 
 
 def test_it_is_written_when_something_has_changed_and_else_once_a_minute(

@@ -58,6 +58,14 @@ def test_the_first_rule_that_applies_says_what_is_believed(
     assert of(peer, now) == (belief, why)
 
 
+def test_a_node_that_was_asked_was_there_when_it_was_heard_and_one_in_etcd_when_it_answered() -> None:
+    late = replace(HEARD, problem="refused", problem_since=101.0)
+    in_etcd = replace(HEARD, source=Source.ETCD)
+    answered = replace(in_etcd, said=95.0)
+    for peer, said in ((HEARD, 100.0), (late, 100.0), (in_etcd, None), (answered, 95.0)):
+        assert believe(View(peers={"lb2": peer}), FLEET, 101.0)["lb2"].said == said
+
+
 def test_a_node_that_is_configured_and_never_heard_is_not_known() -> None:
     found = believe(View(), FLEET, 5.0)
     assert {name: (one.belief, one.counts) for name, one in found.items()} == {

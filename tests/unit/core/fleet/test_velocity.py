@@ -8,11 +8,11 @@ from types import MappingProxyType
 
 import pytest
 
-from anycast.core.fleet.believe import Belief, Believed
-from anycast.core.fleet.values import Capacity, Document, Peer, View, VipStanding, VipTold
-from anycast.core.fleet.velocity import LATE, SEEN, SOFT, WAITS, Own, left, why_it_stays
+from anycast.core.fleet.believe import Belief, Believed, believe
+from anycast.core.fleet.values import Capacity, Document, Peer, Source, View, VipStanding, VipTold
+from anycast.core.fleet.velocity import LATE, SEEN, SOFT, WAITS, Own, known_after, left, why_it_stays
 from anycast.core.values.described import Percent
-from anycast.core.values.fleet import Fleet, Velocity
+from anycast.core.values.fleet import Fleet, FleetView, Velocity
 
 SINCE = 100.0
 FLEET = Fleet(interval=2.0, velocity=Velocity(nodes=1), capacity=Capacity(bits=10e9))
@@ -36,7 +36,8 @@ def node(
     heard: float = NEW,
     belief: Belief = Belief.HEARD,
 ) -> Believed:
-    return Believed(name=name, belief=belief, document=document(name, standing, reason), since=heard)
+    told = document(name, standing, reason)
+    return Believed(name=name, belief=belief, document=told, since=heard, said=heard)
 
 
 def lost(name: str, standing: VipStanding) -> Believed:
@@ -62,6 +63,23 @@ def test_nothing_is_believed_that_was_said_before_the_others_could_know() -> Non
     assert why(node("lb1", heard=NEW - 0.1), now=NOW + 1.0) == WAITS
     old = NOW + FLEET.interval + LATE
     assert why(node("lb1"), now=old + 0.1) != "", "and nothing that is old"
+
+
+def test_a_key_in_etcd_that_only_stands_is_not_a_word_of_its_node() -> None:
+    """It stands for as long as its lease, whatever became of the node."""
+    fleet = replace(FLEET, view=FleetView.ETCD)
+    stands = Peer(name="lb1", source=Source.ETCD, document=document("lb1"), heard=0.0, told=0.0)
+
+    def found(now: float, said: float | None) -> str:
+        others = believe(View(peers={"lb1": replace(stands, heard=now, said=said)}), fleet, now)
+        return why_it_stays(OWN, others, {}, fleet, now)
+
+    new = SINCE + known_after(fleet)
+    assert found(new + 1.0, None) == WAITS
+    assert found(new + 60.0, None) == "no other node says how it stands"
+    assert found(new + 1.0, new - 0.1) == WAITS, "it answered before it could know"
+    assert found(new + 1.0, new) == ""
+    assert found(new + 60.0, new) != "", "that was long ago"
 
 
 def test_silence_of_all_means_that_the_route_stays() -> None:
