@@ -190,7 +190,9 @@ def _apply(state: State, event: Event, now: float) -> Step:
         case ConditionSet(kind=kind, text=text, about=about):
             return standing.told(state, kind, about, text, now)
         case FleetHeard(peers=peers, problem=problem, register=register):
-            return replace(state, fleet=heard.told(state.fleet, peers, problem, register)), []
+            return replace(
+                state, fleet=heard.told(state.fleet, state.config.fleet, peers, problem, register)
+            ), []
         case MaintenanceSet(scope=scope, entry=entry, skip_drain=skip_drain, by=by):
             if entry is None:
                 state, said = asking.given_up(state, scope, number=None, by=by)

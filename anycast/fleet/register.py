@@ -73,6 +73,7 @@ class Register:
         self._runtime = Path(task.runtime_dir)
         prefix = "" if task.fleet.etcd is None else task.fleet.etcd.prefix
         self._nodes, self._vips = f"{prefix}nodes/", f"{prefix}vips/"
+        self._names = frozenset(one.name for one in task.fleet.peers)  # empty: all that register
         self._client = client
         self._hear = hear
         self._alive = alive
@@ -92,8 +93,9 @@ class Register:
         # more.
         if now <= self._spoke + LIFE:
             await self._keep()
-        entries = {one.key.removeprefix(self._nodes): one for one in await self._client.below(self._nodes)}
-        mine = entries.pop(self._node, None)
+        found = {one.key.removeprefix(self._nodes): one for one in await self._client.below(self._nodes)}
+        mine = found.pop(self._node, None)
+        entries = {name: one for name, one in found.items() if not self._names or name in self._names}
         if said is not None:
             await self._write(said, mine, now)
         for name, entry in list(entries.items())[:_MOST_NODES]:

@@ -195,6 +195,6 @@ async def _played(of: dict[str, Registered]) -> None:
                     await one.register.beat(now)
             now += TICK
     failing = [one for one in of.values() if one.node.standing is not VipStanding.ANNOUNCED]
-    living = all(one.dies_at > LAST for one in of.values())
-    if len(failing) == 1 and failing[0].node.since < 10.0 and len(of) > 1 and living:
+    all_live = all(one.dies_at > LAST for one in of.values())
+    if len(failing) == 1 and failing[0].node.since < 10.0 and len(of) > 1 and all_live:
         assert failing[0].node.standing is VipStanding.WITHDRAWN, "who fails alone takes it back"

@@ -22,6 +22,7 @@ from anycast.core.values.fleet import Fleet, PeerAt
 NOW = 1000.0
 NODES = ("lb1", "lb2", "lb3")
 FLEET = Fleet(peers=tuple(PeerAt(name=name, host=f"10.0.0.{name[2:]}") for name in NODES[1:]))
+FIVE = Fleet(peers=tuple(PeerAt(name=f"lb{n}", host=f"10.0.0.{n}") for n in range(2, 6)))
 VIPS = ("web", "dns")
 CAPACITY = Capacity(packets=1e6, bits=1e10)
 
@@ -69,7 +70,7 @@ def well() -> tuple[Document, View]:
 
 
 def ill() -> tuple[Document, View]:
-    """One is out for maintenance, one waits for its turn and has another table, one is gone, one was never heard."""
+    """Of `FIVE`: one is out for maintenance, one waits for its turn and has another table, one is gone, one was never heard."""
     out = told(
         "lb2",
         maintenance="down",

@@ -16,7 +16,7 @@ from anycast.core.fleet import codec
 from anycast.core.fleet.codec import BrokenError, Heard, Row
 from anycast.core.fleet.values import Document, Load, Source
 from anycast.core.fleet.velocity import known_after
-from anycast.core.values.fleet import Etcd, Fleet, FleetView, Velocity
+from anycast.core.values.fleet import Etcd, Fleet, FleetView, PeerAt, Velocity
 from anycast.fleet import register as registers
 from anycast.fleet.etcd import Entry, Is
 from anycast.fleet.frames import Task, Told
@@ -213,6 +213,16 @@ def test_a_question_whose_write_failed_is_written_by_the_next_beat(monkeypatch: 
     monkeypatch.setattr(store, "transact", whole)
     one.beat(at + 2)
     assert json.loads(store.entries["/a/nodes/lb1"].value)["asks"] == at
+
+
+def test_a_key_of_a_node_that_the_file_does_not_name_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, one, _ = two(monkeypatch, replace(FLEET, peers=(PeerAt(name="lb2"),)))
+    stray = Entry(key="/a/nodes/lb3", value=b"?", created=1, modified=99)
+    store.entries["/a/nodes/lb3"] = stray
+    one.beat(1003.0)
+    del store.entries["/a/nodes/lb3"]
+    one.beat(1004.0)
+    assert {told.name for told in one.heard} == {"lb2"}
 
 
 def test_it_is_written_when_something_has_changed_and_else_once_a_minute(

@@ -201,7 +201,7 @@ def large(servers: int = 5000, *, pool: int = 100, down: int = 0, load: flows.Lo
 def fleet() -> Node:
     """lb1 of a fleet, of which the others are out, differ, are gone or were never heard."""
     node = healthy()
-    node.send(ev.Reconfigured(config=replace(node.state.config, fleet=fleets.FLEET)))
+    node.send(ev.Reconfigured(config=replace(node.state.config, fleet=fleets.FIVE)))
     later = node.now - fleets.NOW
     peers = {name: shifted(one, later) for name, one in fleets.ill()[1].peers.items()}
     node.send(ev.FleetHeard(peers=peers))

@@ -9,13 +9,12 @@ from anycast.core import events as ev
 from anycast.core.fleet.values import View
 from anycast.core.maintenance.stages import NODE, Maintenance
 from tests.unit import fleets
-from tests.unit.fleets import FLEET
 from tests.unit.ops.node import CONFIG, Node, healthy
 from tests.unit.ops.test_metrics import samples
 
 
 def scraped(view: View, *, out: bool = False) -> dict[str, float]:
-    node = healthy(replace(CONFIG, fleet=FLEET), now=fleets.NOW)
+    node = healthy(replace(CONFIG, fleet=fleets.FIVE), now=fleets.NOW)
     if out:
         node.send(ev.MaintenanceSet(scope=NODE, entry=Maintenance(reason="", by="", since=0.0)))
     node.send(ev.FleetHeard(peers=view.peers, problem=view.problem))

@@ -8,6 +8,7 @@ import pytest
 
 from anycast.core import events as ev
 from anycast.core.fleet.believe import PATIENCE, Belief, believe, wakes
+from anycast.core.fleet.turn import Wish, decide
 from anycast.core.fleet.values import Document, Peer, Source, View
 from anycast.core.values.fleet import Etcd, Fleet, FleetView, PeerAt
 from tests.fakes import up
@@ -128,3 +129,38 @@ def test_a_reload_forgets_whom_it_does_not_name() -> None:
     node.send(ev.FleetHeard(problem="etcd"))
     node.send(ev.Reconfigured(config=replace(node.state.config, fleet=None)))
     assert node.state.fleet == View()
+
+
+def in_etcd(*names: str) -> Fleet:
+    peers = tuple(PeerAt(name=name) for name in names)
+    return Fleet(peers=peers, view=FleetView.ETCD, etcd=Etcd(endpoints=("http://10.0.0.1:2379",)))
+
+
+def test_a_node_that_is_taken_out_of_the_file_is_in_nobodys_way_with_etcd_either() -> None:
+    node = up()
+    node.send(ev.Reconfigured(config=replace(node.state.config, fleet=in_etcd("lb2", "lb3"))))
+    gone = Peer(name="lb3", source=Source.ETCD, document=replace(TOLD, node="lb3"), heard=0.0, problem="gone")
+    well = Peer(name="lb2", source=Source.ETCD, document=replace(TOLD, hears=("lb1",)), heard=100.0)
+    node.send(ev.FleetHeard(peers={"lb2": well, "lb3": gone}))
+
+    def in_the_way() -> list[str]:
+        fleet = node.state.config.fleet
+        assert fleet is not None
+        reasons = decide(node.state.fleet, Wish(node="lb1"), fleet, now=100.0).reasons
+        return [one for one in reasons if "lb3" in one]
+
+    assert in_the_way()
+    node.send(ev.Reconfigured(config=replace(node.state.config, fleet=in_etcd("lb2"))))
+    assert in_the_way() == []
+    node.send(ev.FleetHeard(peers={"lb2": well, "lb3": gone}))  # it was on its way
+    assert set(node.state.fleet.peers) == {"lb2"}
+
+
+def test_where_the_file_names_no_nodes_all_that_register_are_of_the_fleet() -> None:
+    node = up()
+    node.send(ev.Reconfigured(config=replace(node.state.config, fleet=in_etcd())))
+    other = replace(HEARD, name="lb9", source=Source.ETCD)
+    node.send(ev.FleetHeard(peers={"lb9": other, "lb2": HEARD}))
+    assert set(node.state.fleet.peers) == {"lb9"}, "what another source told is none"
+    node.send(ev.Reconfigured(config=replace(node.state.config, fleet=replace(in_etcd(), max_out=2))))
+    assert set(node.state.fleet.peers) == {"lb9"}
