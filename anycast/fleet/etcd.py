@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
@@ -32,6 +33,7 @@ _NO_TOKEN, _OLD_TOKEN = 3, 16  # codes of gRPC: without a token, with one that t
 _NOT_FOUND, _FULL = 5, 8
 _UNKNOWN = frozenset({500, 502, 503, 504})  # whether it was carried out or not
 _MOST_WHY = 200
+_NOT_ETCD = "what answers is not etcd"
 
 
 class EtcdError(Exception):
@@ -117,7 +119,8 @@ class Client:
         """All keys that begin so, as a majority knows them. Raises EtcdError."""
         body = {"key": _pack(prefix), "range_end": _pack(_after(prefix))}
         answer = await self._call("kv/range", body, again=True)
-        return [_entry(one) for one in answer.get("kvs", ())]
+        with _understood():
+            return [_entry(one) for one in answer.get("kvs", ())]
 
     async def transact(self, compare: Sequence[Is], *, then: Sequence[dict[str, Any]]) -> bool:
         """Whether the comparisons held, and `then` was done. Raises EtcdError; after UnknownError look what stands."""
@@ -128,7 +131,8 @@ class Client:
     async def grant(self, seconds: int) -> int:
         """A lease that ends so long after it was kept alive last, or later. Raises EtcdError."""
         answer = await self._call("lease/grant", {"TTL": str(seconds)}, again=True)
-        return int(answer["ID"])
+        with _understood():
+            return int(answer["ID"])
 
     async def keep_alive(self, lease: int) -> bool:
         """Whether there is such a lease. Asked of two members at once: one may be stuck. Raises EtcdError."""
@@ -138,13 +142,15 @@ class Client:
             if error.code == _NOT_FOUND:
                 return False
             raise
-        return int(answer.get("result", {}).get("TTL", 0)) > 0
+        with _understood():
+            return int(answer.get("result", {}).get("TTL", 0)) > 0
 
     async def left(self, lease: int) -> float | None:
         """Seconds until it ends if nobody keeps it; None: it is gone. Raises EtcdError."""
         answer = await self._call("lease/timetolive", {"ID": str(lease)}, again=True)
-        seconds = int(answer.get("TTL", 0))
-        return None if seconds < 0 else float(seconds)
+        with _understood():
+            seconds = int(answer.get("TTL", 0))
+            return None if seconds < 0 else float(seconds)
 
     async def revoke(self, lease: int) -> None:
         """With all its keys. Raises EtcdError."""
@@ -251,7 +257,7 @@ def _answer(status: int, data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         body = {"message": data[:_MOST_WHY].decode("utf-8", "replace").strip()}
     if not isinstance(body, dict):
-        raise UnknownError("what answers is not etcd")
+        raise UnknownError(_NOT_ETCD)
     error = body.get("error")
     if status == HTTPStatus.OK and error is None:
         return body
@@ -260,9 +266,18 @@ def _answer(status: int, data: bytes) -> dict[str, Any]:
     why = str(told.get("message") or (error if isinstance(error, str) else "") or f"status {status}")
     why = "".join(letter if letter.isprintable() else " " for letter in why)[:_MOST_WHY]
     http = told.get("http_code", status)
-    if http in _UNKNOWN or not isinstance(code, int):
+    if not isinstance(http, int) or http in _UNKNOWN or not isinstance(code, int):
         raise UnknownError(why)
     raise RefusedError(why, code)
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    """Whatever else is in an answer is an error of who answers, and none of this program. Raises UnknownError."""
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError):
+        raise UnknownError(_NOT_ETCD) from None
 
 
 def _entry(found: dict[str, Any]) -> Entry:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from anycast.core.fleet import codec
 from anycast.core.fleet.values import Claim, Holder, Register, Turn
 from anycast.fleet.etcd import Client, Entry, Is, RefusedError, absent, delete, put
 
@@ -170,12 +171,11 @@ class Slots:
 
 def _holder(body: Mapping[str, object], key: str, wall: float) -> Holder:
     """`ago` is by the clock of the one who wrote it: for people, and nothing is decided by it."""
-    number, since = body.get("number"), body.get("since")
-    ago = max(0.0, wall - since) if isinstance(since, int | float) and math.isfinite(since) else 0.0
-    node = str(body.get("node") or key.rpartition("/")[2])
+    number, since = body.get("number"), codec.figure(body, "since")
+    ago = 0.0 if since is None else max(0.0, wall - since)
     return Holder(
-        node=_line(node),
-        number=number if isinstance(number, int) and not isinstance(number, bool) else 0,
+        node=_line(body.get("node")) or _line(key.rpartition("/")[2]),
+        number=number if isinstance(number, int) and codec.figure(body, "number") is not None else 0,
         by=_line(body.get("by")),
         reason=_line(body.get("reason")),
         ago=ago,

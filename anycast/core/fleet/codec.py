@@ -299,7 +299,7 @@ def read_head(head: Mapping[str, Any]) -> Document:
 
 
 def _turn_of(found: object, at: float) -> Turn | None:
-    if not isinstance(found, dict) or found.get("claim") not in set(map(str, Claim)):
+    if not isinstance(found, dict) or found.get("claim") not in [*map(str, Claim)]:  # a list has no hash
         return None
     since, number = figure(found, "since"), found.get("number")
     if since is None or not isinstance(number, int) or not abs(number) < _MOST:

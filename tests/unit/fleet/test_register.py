@@ -19,7 +19,7 @@ from anycast.core.fleet.velocity import known_after
 from anycast.core.values.fleet import Etcd, Fleet, FleetView, PeerAt, Velocity
 from anycast.fleet import register as registers
 from anycast.fleet.etcd import Entry, Is
-from anycast.fleet.frames import Task, Told
+from anycast.fleet.frames import Task, Told, differing, packed
 from anycast.fleet.register import ASK, FIGURES, GONE, LIFE, REFRESH, Register
 
 FLEET = Fleet(view=FleetView.ETCD, etcd=Etcd(endpoints=("http://10.0.0.1:2379",), prefix="/a/"))
@@ -319,3 +319,24 @@ def test_what_cannot_be_read_says_why(monkeypatch: pytest.MonkeyPatch, value: by
     told = one.heard[-1]
     assert (told.name, told.answers) == ("lb3", True)
     assert why in told.problem
+
+
+ODD: tuple[Any, ...] = (10**400, "x", None, True, [], {}, [[]], {"a": []}, [{}], float("nan"), float("inf"))
+
+
+def test_whatever_stands_in_a_key_of_a_node_the_next_beat_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, one, _ = two(monkeypatch)
+    entry = store.entries["/a/nodes/lb2"]
+    head = json.loads(entry.value)
+    for key in [*head, "turn.claim", "turn.number", "vips"]:
+        for odd in ODD:
+            first, _, second = key.partition(".")
+            turn = {"claim": "held", "since": 1.0, "number": 1}
+            said = {**head, first: {**turn, second: odd} if second else odd}
+            store.revision += 1
+            store.entries[entry.key] = replace(
+                entry, value=json.dumps(said).encode(), modified=store.revision
+            )
+            one.beat(1003.0)
+            assert one.heard[-1].name == "lb2"
+            list(packed(differing(None, one.heard[-1])))
