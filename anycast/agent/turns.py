@@ -11,7 +11,7 @@ from anycast.core.fleet.asking import asks
 from anycast.core.fleet.codec import BrokenError, Heard
 from anycast.core.fleet.headroom import refusal
 from anycast.core.fleet.routed import lacking
-from anycast.core.fleet.turn import LAST, Stage, Wish, decide, hindrances
+from anycast.core.fleet.turn import LAST, Stage, Wish, decide, hindrances, leaving
 from anycast.core.fleet.values import Document, VipTold
 from anycast.core.state import State
 from anycast.core.values.fleet import Fleet
@@ -33,7 +33,8 @@ async def hindered(state: State, scope: str, number: int | None, now: float) -> 
 
 
 def _all(own: Document, state: State, wish: Wish, fleet: Fleet, now: float) -> tuple[str, ...]:
-    full = refusal(own, state.fleet, fleet, wish.scope, now)
+    ahead = leaving(state.fleet, wish, fleet, now=now)
+    full = refusal(own, state.fleet, fleet, wish.scope, now, ahead=ahead)
     by_nodes = hindrances(own, state.fleet, wish, fleet, now=now)
     return (*by_nodes, *lacking(state, wish.scope, fleet), *full)
 

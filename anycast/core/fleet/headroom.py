@@ -354,13 +354,22 @@ def without(found: Picture, gone: Collection[str]) -> Case:
 
 def without_vip(found: Picture, node: str, vip: str) -> Case:
     """What would be, with a VIP gone from this node."""
-    place = next((at for at, one in enumerate(found.documents) if one.node == node), None)
-    at = found.places.get(vip)
-    if place is None or at is None:
-        return _case(found, (), [], frozenset())
-    group = found.groups[at]
-    taken = _taken(found, group, {place: 1 / len(group.names)})
-    return _case(found, (node,), [taken], frozenset({place}))
+    return without_scopes(found, {node: vip})
+
+
+def without_scopes(found: Picture, scopes: Mapping[str, str]) -> Case:
+    """What would be, with these nodes gone: each whole, or of one VIP."""
+    places = {at: scopes[one.node] for at, one in enumerate(found.documents) if one.node in scopes}
+    taken = []
+    for at, group in enumerate(found.groups):
+        leaves = {
+            place: 1.0 if scope == NODE else 1 / len(group.names)
+            for place, scope in places.items()
+            if scope == NODE or found.places.get(scope) == at
+        }
+        if leaves:
+            taken.append(_taken(found, group, leaves))
+    return _case(found, tuple(sorted(scopes)), taken, frozenset(places))
 
 
 def _case(
@@ -529,20 +538,37 @@ def listed(names: Sequence[str]) -> str:
     return f"{some} and {len(names) - NAMED} more" if len(names) > NAMED else some
 
 
-def refusal(own: Document, view: View, fleet: Fleet, scope: str, now: float) -> tuple[str, ...]:
+def refusal(
+    own: Document, view: View, fleet: Fleet, scope: str, now: float, *, ahead: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
     """Why the whole node, or the VIP that is the `scope`, should not leave it now: whom it would push over the limit."""
-    return too_much(pictured(own, believe(view, fleet, now), now), own.node, scope)
+    return too_much(pictured(own, believe(view, fleet, now), now), own.node, scope, ahead=ahead)
 
 
-def too_much(found: Picture, node: str, scope: str) -> tuple[str, ...]:
+def too_much(
+    found: Picture, node: str, scope: str, *, ahead: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
     """Why the node, or the VIP on it that is the `scope`, should not leave: each other node that it would push over its limit.
 
-    One that is over its limit and gets no more of it is no reason. Where a capacity is configured and the figure is not
-    known, that is a reason too.
+    `ahead`: who leaves too, or may before it, each with its scope: it must fit with them here, and with them gone. One that
+    is over its limit and gets no more of it is no reason. Where a capacity is configured and the figure is not known, that
+    is a reason too.
     """
-    case = without(found, (node,)) if scope == NODE else without_vip(found, node, scope)
     what = node if scope == NODE else f"{scope} on {node}"
-    return tuple(reason for one in case.nodes.values() for reason in _pushed(one, what))
+    names = set(found.names)
+    others = {name: one for name, one in (ahead or {}).items() if name in names and name != node}
+    told = {
+        name: reason
+        for name, one in without_scopes(found, {node: scope}).nodes.items()
+        for reason in _pushed(one, what)
+    }
+    if others:
+        before, after = (without_scopes(found, one) for one in (others, {**others, node: scope}))
+        leave = [name if of == NODE else f"{of} on {name}" for name, of in sorted(others.items())]
+        for name, one in after.nodes.items():
+            if name not in told and one != before.nodes.get(name):
+                told.update((name, reason) for reason in _pushed(one, f"{listed(leave)} and {what}"))
+    return tuple(told.values())
 
 
 def _pushed(one: Carried, what: str) -> Iterator[str]:

@@ -188,9 +188,22 @@ def hindrances(own: Document, view: View, wish: Wish, fleet: Fleet, *, now: floa
     kept = _kept(view, wish, fleet, queue, now) if _is_strict(wish, fleet) else _Kept()
     if wish.scope == NODE and len(queue.out) + kept.held >= fleet.max_out:
         return ()  # that is in the way already, and the same would be said of every VIP
-    leaving = {*queue.behind, *kept.behind}
-    stay = tuple(peer for peer in queue.heard if peer.name not in leaving)
+    gone = _leaving(queue, kept)
+    stay = tuple(peer for peer in queue.heard if peer.name not in gone)
     return (*_failing(own, wish, stay), *_unannounced(own, wish, stay, fleet), *_differing(own, wish, stay))
+
+
+def leaving(view: View, wish: Wish, fleet: Fleet, *, now: float) -> dict[str, str]:
+    """The other nodes that leave, have left, or may before `wish` comes true, each with its scope."""
+    queue = _Queue.of(view, wish, fleet, now)
+    return _leaving(queue, _kept(view, wish, fleet, queue, now) if _is_strict(wish, fleet) else _Kept())
+
+
+def _leaving(queue: _Queue, kept: _Kept) -> dict[str, str]:
+    some = {
+        peer.name: turn.scope for peer in (*queue.moving, *queue.ahead) if (turn := _turn(peer)) is not None
+    }
+    return some | dict.fromkeys((*(peer.name for peer in queue.out), *kept.behind), NODE)
 
 
 def decide(view: View, wish: Wish, fleet: Fleet, hindered: Sequence[str] = (), *, now: float) -> Decision:

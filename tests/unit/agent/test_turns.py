@@ -112,6 +112,26 @@ def test_a_drain_that_pushes_another_node_over_its_limit_is_in_the_way(
     assert why.endswith(reasons)
 
 
+def test_two_that_ask_together_do_not_pass_the_capacity_together(tmp_path: Path) -> None:
+    load = Load(bits=4e9)
+    here = state(tmp_path, load=load, rest=load, capacity=Capacity(bits=10e9))
+    assert here.config.fleet is not None
+    fleet = replace(here.config.fleet, max_out=2, peers=(PeerAt(name="lb2"), PeerAt(name="lb3")))
+    lb2 = here.fleet.peers["lb2"]
+    assert lb2.document is not None
+    asks = replace(lb2.document, turn=Turn(claim=Claim.ASKED, ago=1.0, number=1))
+    lb3 = replace(lb2, name="lb3", document=replace(lb2.document, node="lb3"))
+    answer = b"HTTP/1.0 200 OK\r\n\r\n" + carrying(4e9)
+    for document, reasons in (
+        (lb2.document, ()),
+        (asks, ("without lb2 and lb1, lb3 would stand at 120% of 10 Gbit/s, limit 70% (now 40%)",)),
+    ):
+        view = replace(here.fleet, peers={"lb2": replace(lb2, document=document), "lb3": lb3})
+        known = replace(here, fleet=view, config=replace(here.config, fleet=fleet))
+        assert asyncio.run(asked(known, tmp_path, answer)) == reasons
+        (tmp_path / "ops.sock").unlink(missing_ok=True)
+
+
 def test_one_that_waits_for_another_node_does_not_look_at_vips_meanwhile(tmp_path: Path) -> None:
     """Which is work for every VIP of every node, each second."""
     out = {"maintenance": "down", "turn": Turn(claim=Claim.HELD, ago=1.0, number=1), "vips": {}}

@@ -96,6 +96,39 @@ def test_two_nodes_at_45_percent_must_not_lose_one_to_a_drain() -> None:
     assert reason == "without lb1, lb2 would stand at 90% of 10 Gbit/s, limit 70% (now 45%)"
 
 
+def test_two_that_leave_together_must_fit_together() -> None:
+    """Each of three fits alone: 40 % of one on two others is 60 %. Of two gone, the third would have all."""
+    found = picture([node(name, web=told(4 * G)) for name in ("lb1", "lb2", "lb3")])
+    assert too_much(found, "lb2", "") == ()
+    ahead = {"lb1": ""}
+    assert too_much(found, "lb2", "", ahead=ahead) == (
+        "without lb1 and lb2, lb3 would stand at 120% of 10 Gbit/s, limit 70% (now 40%)",
+    )
+    assert too_much(found, "lb2", "web", ahead=ahead) == (
+        "without lb1 and web on lb2, lb3 would stand at 120% of 10 Gbit/s, limit 70% (now 40%)",
+    )
+    assert too_much(found, "lb2", "", ahead={"lb1": "web"}) == (
+        "without web on lb1 and lb2, lb3 would stand at 120% of 10 Gbit/s, limit 70% (now 40%)",
+    )
+    assert too_much(found, "lb2", "", ahead={"lb2": "", "lb9": ""}) == (), (
+        "it is none itself, and one that is not heard"
+    )
+
+
+def test_one_that_goes_first_and_may_still_stay_is_not_pushed_over_its_limit_either() -> None:
+    found = picture(
+        [node("lb1", web=told(4 * G)), node("lb2", web=told(4 * G)), node("lb3", mail=told(1 * G))]
+    )
+    (reason,) = too_much(found, "lb2", "", ahead={"lb1": ""})
+    assert reason.startswith("without lb2, lb1 would stand at 80%")
+
+
+def test_what_those_ahead_do_without_this_one_is_no_reason_of_it() -> None:
+    nothing = node("lb2", mail=told(0))
+    found = picture([node("lb1", web=told(4 * G)), nothing, node("lb3", web=told(4 * G))])
+    assert too_much(found, "lb2", "", ahead={"lb1": ""}) == ()
+
+
 def test_two_nodes_at_35_percent_may() -> None:
     assert too_much(picture(two_at(0.35)), "lb1", "") == ()
 

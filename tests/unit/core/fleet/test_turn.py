@@ -22,6 +22,7 @@ from anycast.core.fleet.turn import (
     decide,
     drawn,
     hindrances,
+    leaving,
     looked,
     moved,
     round_of,
@@ -150,6 +151,24 @@ def test_where_two_may_be_out_those_who_go_first_do_not_count_as_staying() -> No
         peer("lb2", turn=turn(Claim.ASKED, 1)), peer("lb3", vips={}), fleet=replace(FLEET, max_out=2)
     )
     assert reason(found) == "fewer than 1 of the nodes that stay (fleet.min_announcing) announce web (0)"
+
+
+def test_who_leaves_or_may_before_it_is_known_with_what_they_take_along() -> None:
+    fleet = replace(FLEET, max_out=3, peers=tuple(PeerAt(name=f"lb{n}") for n in range(2, 7)))
+    peers = (
+        peer("lb2", turn=turn(Claim.ASKED, 1)),
+        peer("lb3", turn=turn(Claim.ASKED, 9)),
+        peer("lb4", maintenance="draining", turn=turn(Claim.HELD, 1)),
+        peer("lb5", turn=turn(Claim.HELD, 1, scope="web")),
+        peer("lb6", turn=turn(Claim.ASKED, 2, scope="dns")),
+    )
+    found = leaving(View(peers={one.name: one for one in peers}), WISH, fleet, now=NOW)
+    assert found == {"lb2": "", "lb4": "", "lb5": "web", "lb6": "dns"}
+    register = Register(
+        heard=NOW - 1.0, holders=(Holder(node="lb3"),), queue=(Holder(node="lb2"), Holder(node="lb1"))
+    )
+    strict = replace(ETCD, max_out=2)
+    assert leaving(replace(view(), register=register), WISH, strict, now=NOW) == {"lb3": "", "lb2": ""}
 
 
 def test_nobody_reachable_is_in_the_way_however_many_may_be_out() -> None:
