@@ -107,7 +107,7 @@ def census_of_files(loaded: Loaded) -> Census:
         unended=frozenset(loaded.unended),
         nodes=frozenset(loaded.nodes),
         max_removed=loaded.config.node.max_removed,
-        guards=guards(loaded.config.fleet),
+        guards=guards(loaded.config.fleet, loaded.config.vips, loaded.config.bgp.neighbors),
     )
 
 
@@ -174,8 +174,12 @@ def _guards(body: dict[str, Any] | None) -> Guards | None:
     if body is None:
         return None
     known = {one.name for one in fields(Guards)}
-    found = {name: value for name, value in body.items() if name in known}
-    return Guards(**{**found, **{key: tuple(map(str, found.get(key, ()))) for key in ("capacity", "trust")}})
+    found: dict[str, Any] = {
+        name: tuple(map(str, value)) if isinstance(value, list) else value
+        for name, value in body.items()
+        if name in known  # an older release has fewer
+    }
+    return Guards(**found)
 
 
 def contents(path: Path) -> list[tuple[str, bytes]]:

@@ -74,7 +74,7 @@ def census(
         unended=frozenset(unended),
         nodes=frozenset(nodes),
         max_removed=config.node.max_removed,
-        guards=guards(config.fleet),
+        guards=guards(config.fleet, config.vips, config.bgp.neighbors),
     )
 
 

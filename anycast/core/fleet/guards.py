@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 from anycast.core.fleet.values import Capacity
+from anycast.core.values.configuration import Neighbor, Vip, WhenUnhealthy
 from anycast.core.values.fleet import Fleet, FleetView
+
+NAMED = 5  # addresses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +17,8 @@ class Guards:
     """Of one configuration, as plain values. `capacity`: what of it is configured. `window`: seconds, of `velocity`.
     `trust`: the keys that are written of those by which the others are believed.
 
-    `nodes`, `percent`: of `velocity`; both None: there is none.
+    `nodes`, `percent`: of `velocity`; both None: there is none. `prefix`: of etcd; empty: there is none. `stays`, `withdraws`:
+    the addresses of VIPs with `when_unhealthy` so. `viewed`, `unviewed`: the routers that send back what they have, and not.
     """
 
     view: str
@@ -26,6 +30,11 @@ class Guards:
     percent: float | None = None
     window: float = 0.0
     trust: tuple[str, ...] = ()
+    prefix: str = ""
+    stays: tuple[str, ...] = ()
+    withdraws: tuple[str, ...] = ()
+    viewed: tuple[str, ...] = ()
+    unviewed: tuple[str, ...] = ()
 
 
 _TRUST = {
@@ -35,11 +44,17 @@ _TRUST = {
 }
 
 
-def guards(fleet: Fleet | None) -> Guards | None:
+def guards(
+    fleet: Fleet | None, vips: Iterable[Vip] = (), neighbors: Sequence[Neighbor] = ()
+) -> Guards | None:
     """None: the configuration has no `fleet:`."""
     if fleet is None:
         return None
     velocity = fleet.velocity
+    stays, withdraws = list[str](), list[str]()
+    for vip in vips:
+        into = stays if vip.when_unhealthy is WhenUnhealthy.LAST_RESORT else withdraws
+        into += map(str, vip.addresses)
     return Guards(
         view=str(fleet.view),
         max_out=fleet.max_out,
@@ -54,6 +69,11 @@ def guards(fleet: Fleet | None) -> Guards | None:
         percent=None if velocity is None or velocity.percent is None else float(velocity.percent.value),
         window=0.0 if velocity is None else velocity.window,
         trust=tuple(key for key in _TRUST if getattr(fleet, key) is not None),
+        prefix="" if fleet.etcd is None else fleet.etcd.prefix,
+        stays=tuple(stays),
+        withdraws=tuple(withdraws),
+        viewed=tuple(str(one.address) for one in neighbors if one.view),
+        unviewed=tuple(str(one.address) for one in neighbors if not one.view),
     )
 
 
@@ -78,10 +98,31 @@ def lowered(before: Guards | None, after: Guards | None) -> Iterator[str]:
     if gone := [name for name in before.capacity if name not in after.capacity]:
         yield f"fleet.capacity would not say {' and '.join(gone)} any more: no drain would be refused for its sake"
     yield from _velocity(before, after)
+    if gone := _both(before.stays, after.withdraws):
+        yield f"when_unhealthy would be withdraw of {_some(gone)}: what all nodes lose alike would take it from everybody"
+    if gone := _both(before.viewed, after.unviewed):
+        yield (
+            f"bgp.view would be gone of {_some(gone)}: nobody would look at the other nodes' paths there before a node leaves"
+        )
+    if before.prefix and after.prefix and before.prefix != after.prefix:
+        yield (
+            f"fleet.etcd.prefix would be {after.prefix} (it is {before.prefix}): turns would not be shared with nodes that have "
+            "the old one"
+        )
     if after.view != FleetView.NONE:
         yield from (
             f"fleet.{key} would be gone: {_TRUST[key]}" for key in before.trust if key not in after.trust
         )
+
+
+def _both(some: Iterable[str], others: Iterable[str]) -> list[str]:
+    found = frozenset(others)
+    return [one for one in some if one in found]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def _velocity(before: Guards, after: Guards) -> Iterator[str]:

@@ -52,7 +52,7 @@ node: lb1
 bgp: {local_as: 65001, neighbors: [{address: 10.2.1.254, remote_as: 65000}]}
 nodes: {lb1: 10.2.1.1, lb2: 10.2.1.2}
 fleet: {view: none, max_out: 1, velocity: {percent: 40%}, capacity: {bits: 10G, limit: 80%}}
-vips: {web: {address: 192.0.2.1, port: 80, servers: [10.9.2.1, 10.9.2.2]}}
+vips: {web: {address: 192.0.2.1, port: 80, servers: [10.9.2.1, 10.9.2.2], when_unhealthy: last_resort}}
 """
 
 
@@ -64,6 +64,7 @@ def test_what_guards_a_fleet_comes_back_and_an_older_file_has_none(tmp_path: Pat
     assert found is not None
     assert found.census.guards is not None
     assert found.census == kept.census_of(fleet)
+    assert found.census.guards.stays == ("192.0.2.1",)
     assert suspicions(found.census, replace(found.census, guards=None))
     magic, line, texts = path.read_bytes().split(b"\n", 2)
     body = json.loads(line)

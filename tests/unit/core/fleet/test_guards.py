@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
 from anycast.core.fleet.guards import Guards, guards, lowered
 from anycast.core.fleet.values import Capacity
 from anycast.core.hooks import Secret
+from anycast.core.removal import census, suspicions
+from anycast.core.values.configuration import Neighbor, Vip, WhenUnhealthy
 from anycast.core.values.described import Percent
 from anycast.core.values.fleet import Certificates, Etcd, Fleet, FleetView, Velocity
+from tests.fakes import vip
+from tests.property.worlds import config
 
 FLEET = Fleet(max_out=2, min_announcing=2, capacity=Capacity(bits=1e10, packets=1e6, limit=0.7))
 LIMITED = replace(FLEET, velocity=Velocity(nodes=1, window=60.0))
@@ -102,3 +107,51 @@ def test_guards_are_of_plain_values() -> None:
         percent=40.0,
         window=60.0,
     )
+
+
+WEB, DNS = vip("web"), vip("dns", number=2)
+STAYING = replace(WEB, when_unhealthy=WhenUnhealthy.LAST_RESORT)
+ROUTER = Neighbor(address=ip_address("10.2.1.254"), remote_as=65000)
+
+
+def of(fleet: Fleet | None, *vips: Vip, routers: tuple[Neighbor, ...] = ()) -> Guards | None:
+    return guards(fleet, vips, routers)
+
+
+def test_a_vip_that_stayed_and_would_be_withdrawn_is_told_and_one_that_is_gone_is_another_matter() -> None:
+    before = of(FLEET, STAYING, DNS)
+    (said,) = lowered(before, of(FLEET, WEB, DNS))
+    assert said.startswith("when_unhealthy would be withdraw of 192.0.2.1: ")
+    (said,) = lowered(before, of(FLEET, replace(WEB, name="www"), DNS))
+    assert "192.0.2.1" in said, "by another name it is the same"
+    assert list(lowered(before, of(FLEET, DNS))) == []
+    assert list(lowered(of(FLEET, WEB, DNS), before)) == []
+
+
+def test_a_router_that_is_still_there_and_shows_no_paths_any_more_is_told() -> None:
+    seen = replace(ROUTER, view=True)
+    before = of(FLEET, routers=(seen,))
+    (said,) = lowered(before, of(FLEET, routers=(ROUTER,)))
+    assert said.startswith("bgp.view would be gone of 10.2.1.254: ")
+    assert list(lowered(before, of(FLEET))) == []
+    assert list(lowered(of(FLEET, routers=(ROUTER,)), before)) == []
+
+
+def test_another_prefix_in_etcd_is_told() -> None:
+    here, there = (replace(TRUSTING, etcd=Etcd(prefix=prefix)) for prefix in ("/a/", "/b/"))
+    (said,) = told(here, there)
+    assert said.startswith("fleet.etcd.prefix would be /b/ (it is /a/)")
+    assert told(FLEET, here) == []
+
+
+def test_names_are_bounded() -> None:
+    many = [vip(f"v{n}", number=n) for n in range(1, 9)]
+    before = of(FLEET, *(replace(one, when_unhealthy=WhenUnhealthy.LAST_RESORT) for one in many))
+    (said,) = lowered(before, of(FLEET, *many))
+    assert "and 3 more: " in said
+
+
+def test_a_configuration_is_compared_with_its_vips_and_routers() -> None:
+    of_before, of_after = (replace(config(one), fleet=FLEET) for one in (STAYING, WEB))
+    (said,) = suspicions(census(of_before), census(of_after))
+    assert said.startswith("when_unhealthy would be")
