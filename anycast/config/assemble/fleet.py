@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pydantic_core import PydanticCustomError
 
@@ -16,6 +17,7 @@ from anycast.config.schema.scalars import any_address, listening
 from anycast.config.warn import Warned
 from anycast.core.fleet.values import Capacity
 from anycast.core.values import fleet as model
+from anycast.core.values.described import Percent
 from anycast.core.values.fleet import PORT, Certificates, Etcd, FleetView, PeerAt, Velocity
 
 if TYPE_CHECKING:
@@ -142,12 +144,23 @@ class Fleet(Assembler):
         if velocity is not None and velocity.nodes is not None and velocity.nodes > others:
             what = f"all {others + 1} nodes may take back a VIP at once, so it limits nothing"
             self.warned.append(((*HERE, "velocity"), what, f"write {others} at most, or remove it"))
+        if velocity is not None and isinstance(velocity.percent, Percent):
+            least = 100 // (others + 1) + (100 % (others + 1) > 0)
+            if velocity.percent.value < least:
+                what = f"it is less than one of {others + 1} nodes that carry alike: it lets none of them go"
+                do = f"write {least}% at least, or nodes: 1"
+                self.warned.append(((*HERE, "velocity", "percent"), what, do))
         if written.max_out > others:
             what = f"all {others + 1} nodes may be out at once"
             self.warned.append(((*HERE, "max_out"), what, f"write {others} at most"))
         if written.min_announcing > others:
             what = f"there are {others} others: no node ever gets its turn"
             self.warned.append(((*HERE, "min_announcing"), what, f"write {others} at most"))
+        elif written.max_out <= others and written.max_out > (most := others + 1 - written.min_announcing):
+            what = (
+                f"no more than {most} of {others + 1} nodes are ever let out: min_announcing others must stay"
+            )
+            self.warned.append(((*HERE, "max_out"), what, f"write {most}, or a smaller min_announcing"))
 
     def _open(self, tls: Certificates | None, token: bool) -> None:  # noqa: FBT001 - whether there is one
         if tls is not None:
@@ -194,6 +207,12 @@ class Fleet(Assembler):
         plain = [one for one in etcd.endpoints if one.startswith("http://")]
         if plain and etcd.tls is not None:
             self._say((*path, "tls"), f"{plain[0]} speaks no TLS", "write https://, or remove tls", key=True)
+        open_ = [one for one in plain if not _is_here(one)]
+        if open_ and written.view is not FleetView.NONE:
+            also = "" if etcd.user is None else ", the password too"
+            what = f"what goes to {open_[0]} is not encrypted{also}: whoever is in between can read it, and take and end turns"
+            do = "write https://, or leave it to a network of the nodes' own"
+            self.warned.append(((*path, "endpoints"), what, do))
         password = secret(self._context, path, "password", etcd.password_file, etcd.password_env)
         if (password is None) != (etcd.user is None):
             lacks = "password_file" if password is None else "user"
@@ -213,6 +232,14 @@ class Fleet(Assembler):
         if found is None or found.nodes is not None or found.percent is not None:
             return found
         return Velocity(nodes=1, window=found.window)
+
+
+def _is_here(endpoint: str) -> bool:
+    host = urlsplit(endpoint).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _read(read: Callable[[Any], Any], text: str | None) -> Any:

@@ -210,6 +210,22 @@ def test_what_does_not_go_together_is_told_with_what_to_do(text: str, told: str)
             f"{NODES}{BGP}fleet: {{velocity: 3, token_file: /t, {TLS}}}\n",
             "fleet.velocity: all 3 nodes may take back a VIP at once, so it limits nothing (write 2 at most",
         ),
+        (
+            f"{NODES}{BGP}fleet: {{velocity: {{percent: 33%}}, token_file: /t, {TLS}}}\n",
+            "fleet.velocity.percent: it is less than one of 3 nodes that carry alike: it lets none of them go (write 34% at least",
+        ),
+        (
+            f"{NODES}{BGP}fleet: {{max_out: 2, min_announcing: 2, token_file: /t, {TLS}}}\n",
+            "fleet.max_out: no more than 1 of 3 nodes are ever let out: min_announcing others must stay (write 1, or",
+        ),
+        (
+            f"{NODES}{BGP}fleet: {{view: etcd, etcd: 'http://10.0.0.1:2379'}}\n",
+            "fleet.etcd.endpoints: what goes to http://10.0.0.1:2379 is not encrypted: whoever",
+        ),
+        (
+            f"{NODES}{BGP}fleet: {{view: etcd, etcd: {{endpoints: ['https://e:1', 'http://e:1'], user: x, password_file: /p}}}}\n",
+            "fleet.etcd.endpoints: what goes to http://e:1 is not encrypted, the password too: whoever",
+        ),
         (f"{NODES}{BGP}fleet: {{token_file: /t}}\n", "fleet: the token goes over the network as it is"),
         (f"{NODES}{BGP}fleet: peers\n", "fleet: anybody can ask this node, and nothing proves who answers"),
         (
@@ -229,7 +245,7 @@ def test_what_is_rarely_meant_is_warned_of(text: str, told: str) -> None:
 
 def test_etcd_decides_who_may_leave_whoever_tells_of_the_others() -> None:
     for view in ("peers", "etcd"):
-        text = f"{NODES}{BGP}fleet: {{view: {view}, token_file: /t, {TLS}, etcd: 'http://10.0.0.1:2379'}}\n"
+        text = f"{NODES}{BGP}fleet: {{view: {view}, token_file: /t, {TLS}, etcd: 'https://10.0.0.1:2379'}}\n"
         assert warnings(text) == []
         assert fleet(text).is_strict
     assert not fleet(NODES + BGP + QUIET).is_strict
@@ -237,6 +253,13 @@ def test_etcd_decides_who_may_leave_whoever_tells_of_the_others() -> None:
 
 def test_what_is_right_is_warned_of_nothing() -> None:
     assert warnings(NODES + BGP + QUIET) == []
+    for right in (
+        "velocity: {percent: 34%}",
+        "max_out: 2, min_announcing: 1",
+        "max_out: 1, min_announcing: 2",
+        "etcd: ['http://127.0.0.1:2379', 'http://[::1]:2379', 'http://localhost:2379', 'https://10.0.0.1:2379']",
+    ):
+        assert warnings(NODES + BGP + QUIET.replace("peers,", f"peers, {right},")) == []
 
 
 def test_a_mistake_in_the_part_of_another_node_does_not_stop_this_one() -> None:
