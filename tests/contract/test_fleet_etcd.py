@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import subprocess
 import time
@@ -123,6 +124,24 @@ def test_whatever_stands_in_etcd_is_read_with_bounds(tmp_path: Path) -> None:
             waits(is_told(found, "lb3", "unknown", why))
         members.control("put", "/test/nodes/lb3", '{"at":1,"born":1,"node":"lb1","pieces":[]}')
         waits(is_told(found, "lb3", "unknown", "lb1 has written it"))
+        waits(lambda: heard(found))
+
+
+def test_a_node_that_asks_is_answered_in_the_keys_of_the_others_once(tmp_path: Path) -> None:
+    with registered(tmp_path, 21686) as (found, members):
+
+        def asks(instant: float) -> None:
+            said = {"at": 1, "born": 1, "node": "lb3", "pieces": [], "asks": instant}
+            members.control("put", "/test/nodes/lb3", json.dumps(said))
+
+        def answers(name: str) -> object:
+            key = members.control("get", f"/test/nodes/{name}", "--print-value-only")
+            return json.loads(key).get("answers")
+
+        for instant in (4711.5, 4712.25):
+            asks(instant)
+            waits(lambda instant=instant: all(answers(one) == {"lb3": instant} for one in TWO))  # type: ignore[misc]
+        waits(lambda: stands_still(members))
         waits(lambda: heard(found))
 
 
