@@ -698,7 +698,8 @@ class Engine:
         deadline: float = math.inf,
     ) -> MaintenanceAnswer | TurnAnswer:
         """The same, once the other nodes let it go; until then it is asked again."""
-        hindered = await turns.hindered(self._state, scope, wish.number, self._clock())
+        state, now = self._state, self._clock()
+        hindered = await turns.hindered(state, scope, wish.number, now)
         event = ev.LeaveAsked(
             scope=scope,
             entry=Maintenance(reason=reason, by=by, since=self._wall(), end=end),
@@ -707,6 +708,7 @@ class Engine:
             number=wish.number,
             ago=wish.ago,
             hindered=hindered,
+            counted=turns.counted(state, scope, wish.number, now),
             random=random.random(),  # noqa: S311 - it decides between two who ask at once
         )
         if not await self._submit(event, deadline):

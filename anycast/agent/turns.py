@@ -19,14 +19,31 @@ from anycast.fleet.own import own
 from anycast.ops.fleet import standing_of
 
 
-async def hindered(state: State, scope: str, number: int | None, now: float) -> tuple[str, ...]:
-    """What of the VIPs is in the way of a turn. `number`: None: it is asked for now, and comes after all who ask."""
+def counted(state: State, scope: str, number: int | None, now: float) -> frozenset[str]:
+    """The nodes that `hindered` takes to leave, too."""
+    fleet = asks(state, scope)
+    return (
+        frozenset()
+        if fleet is None
+        else frozenset(leaving(state.fleet, _wish(state, scope, number), fleet, now=now))
+    )
+
+
+def _wish(state: State, scope: str, number: int | None) -> Wish:
+    return Wish(node=state.config.node.name, scope=scope, number=LAST if number is None else number)
+
+
+async def hindered(state: State, scope: str, number: int | None, now: float) -> tuple[str, ...] | None:
+    """What of the VIPs is in the way of a turn. `number`: None: it is asked for now, and comes after all who ask.
+
+    None: it was not looked at.
+    """
     fleet = asks(state, scope)
     if fleet is None:
         return ()
-    wish = Wish(node=state.config.node.name, scope=scope, number=LAST if number is None else number)
+    wish = _wish(state, scope, number)
     if state.seat.stage is Stage.QUEUED and decide(state.fleet, wish, fleet, now=now).reasons:
-        return ()  # it waits for another node, and looks at VIPs when that is back
+        return None  # it waits for another node, and looks at VIPs when that is back
     own = await of_itself(state)
     # A thread: of a thousand VIPs on many nodes it takes a while.
     return await asyncio.to_thread(_all, own, state, wish, fleet, now)

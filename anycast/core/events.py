@@ -111,7 +111,8 @@ class LeaveAsked:
 
     `number`, `ago`: what the turn was given when it was asked for, and for how long that has been; None: it is asked for
     now, and `random`, from 0 up to 1, makes the number. `waits`: in the queue. `hindered`: what of the VIPs is in the way
-    (`core.fleet.turn.hindrances`), and why the others could not carry what this node carries.
+    (`core.fleet.turn.hindrances`), and why the others could not carry what this node carries; None: that was not looked
+    at. `counted`: the nodes that were taken to leave, too, as it was; None: that is not said.
     """
 
     scope: str
@@ -121,7 +122,8 @@ class LeaveAsked:
     number: int | None = None
     ago: float = 0.0
     random: float = 0.0
-    hindered: tuple[str, ...] = ()
+    hindered: tuple[str, ...] | None = ()
+    counted: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,12 +19,13 @@ from anycast.core.fleet.turn import (
     Wish,
     decide,
     drawn,
+    leaving,
     looked,
     moved,
     settle_of,
     too_many,
 )
-from anycast.core.fleet.values import Claim, Turn
+from anycast.core.fleet.values import Claim, Turn, View
 from anycast.core.maintenance import progress as maintenances
 from anycast.core.maintenance.stages import FILE, NODE, NODE_SCOPES, STOP, Maintenance, is_server
 from anycast.core.maintenance.stages import Stage as Of
@@ -91,7 +92,9 @@ def ask(state: State, event: LeaveAsked, now: float) -> tuple[State, list[Effect
             reason=event.entry.reason,
         )
         effects.append(_log("turn.asked", seat))
-    decision = decide(view, seat.wish, fleet, event.hindered, now=now)
+    decision = decide(view, seat.wish, fleet, event.hindered or (), now=now)
+    if decision.answer is Answer.GRANTED and _is_stale(event, view, seat.wish, fleet, now):
+        decision = replace(decision, answer=Answer.UNKNOWN)
     after = looked(seat, decision, waits=event.waits, now=now)
     if after.stage is Stage.QUEUED and seat.stage is not Stage.QUEUED:
         effects.append(_log("turn.queued", after, place=decision.place, reasons=list(decision.reasons)))
@@ -106,6 +109,13 @@ def ask(state: State, event: LeaveAsked, now: float) -> tuple[State, list[Effect
         state, more = maintenances.put(state, event.scope, event.entry, skip_drain=event.skip_drain, now=now)
         return state, [*effects, *more]
     return replace(state, seat=after), effects
+
+
+def _is_stale(event: LeaveAsked, view: View, wish: Wish, fleet: Fleet, now: float) -> bool:
+    """Whether what is in the way was looked at before it was heard that others leave, or not at all: it is looked at again."""
+    if event.hindered is None:
+        return True
+    return event.counted is not None and not leaving(view, wish, fleet, now=now).keys() <= event.counted
 
 
 def given_up(state: State, scope: str, *, number: int | None, by: str) -> tuple[State, list[Effect]]:

@@ -75,6 +75,19 @@ def test_it_says_that_it_asks_before_it_leaves_and_then_that_it_has_the_turn() -
     assert [log.event for log in lb1.logs if log.event.startswith("turn.")] == ["turn.asked", "turn.granted"]
 
 
+def test_what_was_looked_at_before_others_were_heard_to_leave_or_not_at_all_lets_nobody_go() -> None:
+    lb1 = node(replace(FLEET, max_out=2))
+    ask(lb1)
+    lb1.wait(3.0)
+    hear(lb1, lb2=OUT)
+    number = lb1.state.seat.wish.number
+    for said in ({"hindered": None}, {"counted": frozenset[str]()}, {"counted": frozenset({"lb3"})}):
+        ask(lb1, number=number, **said)
+        assert (claim(lb1), NODE in lb1.state.maintenance) == (Claim.ASKED, False), said
+    ask(lb1, number=number, counted=frozenset({"lb2", "lb3"}))
+    assert lb1.stage() is Of.DRAINING, "one that is back is no matter"
+
+
 def test_without_a_fleet_and_where_nobody_is_asked_it_leaves_at_once() -> None:
     for fleet in (None, replace(FLEET, view=FleetView.NONE)):
         lb1 = node(fleet)
