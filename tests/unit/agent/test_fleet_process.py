@@ -21,7 +21,7 @@ from anycast.agent.lesser_process import STEADY, Pause, Program, environment
 from anycast.core.events import FleetHeard
 from anycast.core.hooks import Secret
 from anycast.core.values.configuration import Config
-from anycast.core.values.fleet import Etcd, Fleet, FleetView, PeerAt
+from anycast.core.values.fleet import Etcd, Fleet, FleetView, PeerAt, Velocity
 from anycast.fleet.frames import LENGTH
 from tests.fakes import vip
 from tests.property.worlds import config
@@ -137,6 +137,12 @@ def test_one_that_is_killed_is_started_again_and_the_view_says_so(monkeypatch: p
 
     play(story)
     assert "killed by SIGKILL; another is started" in agent.problems()[0]
+
+
+def test_with_etcd_it_knows_of_the_limit_for_which_it_asks_for_answers() -> None:
+    limited = replace(FLEET, velocity=Velocity(nodes=1))
+    assert not fleet_process._asked(limited).limits
+    assert fleet_process._asked(replace(limited, view=FleetView.ETCD)).limits
 
 
 def test_it_runs_only_where_somebody_is_to_be_asked_and_anew_for_others() -> None:
