@@ -1,4 +1,4 @@
-"""The metrics of the fleet as this node knows it. A configuration without `fleet:` has none."""
+"""The metrics of the fleet as this node knows it. Without a `fleet:`, or where nobody is asked, there are none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from anycast.core.vip.facts import furthest
 def fleet(state: State, fingerprint: str, now: float) -> Iterator[Metric]:
     """`fingerprint`: of this node's configuration."""
     settings = state.config.fleet
-    if settings is None:
+    if settings is None or not settings.asks:
         return
     others = believe(state.fleet, settings, now)
     out = {name: _is_out(one) for name, one in others.items()}

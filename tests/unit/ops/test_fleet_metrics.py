@@ -8,6 +8,7 @@ from dataclasses import replace
 from anycast.core import events as ev
 from anycast.core.fleet.values import View
 from anycast.core.maintenance.stages import NODE, Maintenance
+from anycast.core.values.fleet import FleetView
 from tests.unit import fleets
 from tests.unit.ops.node import CONFIG, Node, healthy
 from tests.unit.ops.test_metrics import samples
@@ -24,6 +25,11 @@ def scraped(view: View, *, out: bool = False) -> dict[str, float]:
 
 def test_without_a_fleet_there_is_nothing() -> None:
     assert not any(name.startswith("anycast_fleet") for name in samples(Node()))
+
+
+def test_where_nobody_is_asked_there_is_nothing() -> None:
+    node = healthy(replace(CONFIG, fleet=replace(FLEET, view=FleetView.NONE)), now=fleets.NOW)
+    assert not any(name.startswith("anycast_fleet") for name in samples(node))
 
 
 def test_of_the_view_and_of_the_whole() -> None:
