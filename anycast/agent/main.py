@@ -418,6 +418,7 @@ async def serve(
             for task in (
                 serving[0].hooks.follow,
                 serving[0].hold_sending,
+                serving[0].watch_headroom,
                 partial(
                     keep_bound, runtime / CONTROL_SOCKET, 0o660, listen_for_control, stands(CONTROL_SOCKET)
                 ),

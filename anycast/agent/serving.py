@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 
 from anycast.agent import ops_process
@@ -10,6 +11,7 @@ from anycast.agent.control import Control
 from anycast.agent.engine import Engine
 from anycast.agent.feed import Feed
 from anycast.agent.fleet_process import FleetProcess, secrets_of
+from anycast.agent.headroom import Headroom
 from anycast.agent.send_hold import SendHold
 from anycast.core.events import Effect
 from anycast.core.in_force import conditions
@@ -55,6 +57,10 @@ class Serving:
         await ops_process.keep(
             self._feed, runtime, listen, lambda: secrets_of(self._engine.state.config.fleet)
         )
+
+    async def watch_headroom(self) -> None:
+        engine = self._engine
+        await Headroom(lambda: engine.state.config, engine.conditions, time.monotonic).keep()
 
     async def keep_fleet(self) -> None:
         await self._fleet.keep()

@@ -58,17 +58,20 @@ class Figures:
         return {
             "complete": self.is_complete,
             "silent": list(found.silent),
-            "nodes": [
-                {
-                    "node": name,
-                    "today": _figure(self.now.nodes[name].tightest),
-                    "less": [_less(number, cases[name], name) for number, cases in self.less.items()],
-                }
-                for name in found.names
-            ],
+            "nodes": [{"node": name, **self._of(name)} for name in found.names],
             "vips": [_vip(found, name) for name in named],
             "alone": [{"name": name, "node": only[name]} for name in sorted(only)[:ALONE]],
             "alone_count": len(only),
+        }
+
+    def own(self) -> dict[str, Any]:
+        """Of this node alone."""
+        return {"complete": self.is_complete, **self._of(self.node)}
+
+    def _of(self, name: str) -> dict[str, Any]:
+        return {
+            "today": _figure(self.now.nodes[name].tightest),
+            "less": [_less(number, cases[name], name) for number, cases in self.less.items()],
         }
 
 

@@ -401,6 +401,13 @@ class _Reading:
         self._is_own(request)
         return tables_of(self._source, request.match_info["name"])
 
+    async def get_fleet_headroom(self, request: web.Request) -> web.Response:
+        """For the agent."""
+        self._is_own(request)
+        if (found := self._source.headroom.read(time.monotonic())) is None:
+            raise web.HTTPNotFound
+        return _json(found.own())
+
     def _is_own(self, request: web.Request) -> None:
         transport = request.transport
         strange = transport is None or isinstance(transport.get_extra_info("peername"), tuple)

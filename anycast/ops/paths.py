@@ -219,6 +219,18 @@ READ: tuple[Operation, ...] = (
         },
     ),
     Operation(
+        path="/fleet/headroom",
+        handler="get_fleet_headroom",
+        about=(
+            "How this node stands to the limit of its capacity, now and with nodes gone, as `headroom` of the status has it for "
+            "each node. At the unix socket alone."
+        ),
+        answers={
+            200: Answer(about="The figures.", content={JSON: {"type": "object"}}),
+            404: _error("The node has no fleet, asks nobody, or is not asked at its unix socket."),
+        },
+    ),
+    Operation(
         path="/fleet/view",
         handler="get_fleet_view",
         about=(

@@ -36,6 +36,8 @@ class Condition(StrEnum):
     FLEET_UNSEEN = "fleet_unseen"  # nothing new is known of the other nodes
     FLEET_NODE_SILENT = "fleet_node_silent"  # one of them is not heard
     FLEET_TABLES_DIFFER = "fleet_tables_differ"  # one of them chooses other real servers
+    FLEET_HEADROOM_LOW = "fleet_headroom_low"  # with one node less this one would be over its limit
+    NODE_OVER_LIMIT = "node_over_limit"  # of its capacity
     PLUGIN_REFUSED = "plugin_refused"
     PLUGIN_JOURNAL = "plugin_journal"
     CLOCK_SET = "clock_set"

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 
 from anycast.core.fleet.values import Claim, Disagreement, Document, Register, Turn, View
+from anycast.fleet.own import SOCKET, asked
 from anycast.ops import fleet_seen, fleet_tables
 from anycast.ops.http import read_app
+from anycast.ops.main import surface
 from anycast.ops.paths import schema
+from anycast.sockets import bind_unix
 from tests.unit import fleets
 from tests.unit.fleets import NOW, peer, told, view
 from tests.unit.ops import scenes
+from tests.unit.ops.fleet import in_fleet
 from tests.unit.ops.test_http import Client, ask
 
 
@@ -185,6 +191,23 @@ def test_without_a_fleet_there_is_neither() -> None:
         assert 'id="fleet"' not in await (await client.get("/")).text()
 
     ask(read_app(scenes.healthy()), asking)
+
+
+def test_the_own_figures_are_for_this_node_alone(tmp_path: Path) -> None:
+    """The agent asks for them at the unix socket."""
+
+    async def asking(client: Client) -> None:
+        assert (await client.get("/fleet/headroom")).status == 404
+
+    ask(read_app(in_fleet()), asking)
+
+    async def story() -> dict[str, Any]:
+        async with surface(in_fleet()) as (local, _):
+            await local.listen(bind_unix(tmp_path / SOCKET, mode=0o600))
+            found: dict[str, Any] = json.loads(await asked(tmp_path, "/fleet/headroom", 1 << 20))
+            return found
+
+    assert asyncio.run(story()).keys() == {"complete", "today", "less"}
 
 
 def test_tables_are_for_this_node_alone_and_not_where_everybody_asks() -> None:

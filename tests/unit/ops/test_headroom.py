@@ -73,7 +73,7 @@ def test_without_a_fleet_there_are_no_figures() -> None:
             quiet = replace(node.state.config, fleet=replace(fleet, view=FleetView.NONE))
             node.send(ev.Reconfigured(config=quiet))
         assert shown(node)["headroom"] is None
-        assert not any("fleet_headroom" in name for name in samples(node))
+        assert not any(name.startswith("anycast_fleet_headroom") for name in samples(node))
 
 
 def test_a_fleet_of_one_says_how_it_stands_and_nothing_of_others() -> None:
