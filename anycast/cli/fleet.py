@@ -58,7 +58,7 @@ def _head(told: Told) -> str:
     nodes = told["nodes"]
     number = f"{len(nodes)} nodes" if len(nodes) != 1 else "one node"
     heard = sum(node["seen"] in ("here", "heard", "late") for node in nodes)
-    out = sum(one["claim"] == "held" for one in told["queue"])
+    out = sum(one["claim"] == "held" and not _vip_of(one) for one in told["queue"])
     lines = [f"fleet of {number}, {heard} known, as {printable(told['node'])} sees it (view: {told['view']})"]
     lines.append(f"  out for maintenance: {out}, of {told['max_out']} that may be")
     return "\n".join(lines) + "\n"
@@ -126,19 +126,29 @@ def _troubles(troubles: Sequence[Told]) -> str:
     return "".join(f"{line}\n" for line in [*lines, *([f"and {more:,} more like these"] if more > 0 else [])])
 
 
+def _vip_of(one: Told) -> str:
+    """The VIP whose turn it is; empty: it is the whole node. An agent of an older release does not say."""
+    return str(one.get("scope", ""))
+
+
 def _queue(queue: Sequence[Told], *, colour: bool) -> str:
     places = iter(range(1, len(queue) + 1))
-    rows = [
-        (
-            Cell("out", Colour.WARN) if one["claim"] == "held" else f"waits {next(places)}",
-            _short(one["node"], 16),
-            duration(one["ago_s"]),
-            _short(one["by"] or "-", 12),
-            _short(one["reason"] or "-", 30) + (" (forced)" if one["forced"] else ""),
+    vips = any(map(_vip_of, queue))
+    rows = []
+    for one in queue:
+        vip = _vip_of(one)
+        held = Cell("takes out" if vip else "out", Colour.WARN)
+        rows.append(
+            (
+                held if one["claim"] == "held" else f"waits {next(places)}",
+                _short(one["node"], 16),
+                *([_short(f"VIP {vip}" if vip else "node", VIP)] if vips else []),
+                duration(one["ago_s"]),
+                _short(one["by"] or "-", 12),
+                _short(one["reason"] or "-", 30) + (" (forced)" if one["forced"] else ""),
+            )
         )
-        for one in queue
-    ]
-    return table(("TURN", "NODE", "SINCE", "BY", "REASON"), rows, colour=colour)
+    return table(("TURN", "NODE", *(["WHAT"] if vips else []), "SINCE", "BY", "REASON"), rows, colour=colour)
 
 
 def _vips(vips: Sequence[Told], nodes: int, *, colour: bool, every: bool) -> str:

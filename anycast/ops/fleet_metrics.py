@@ -70,7 +70,9 @@ def _is_out(one: Believed) -> bool:
 
 
 def _claim(one: Believed) -> Claim | None:
-    return None if one.document is None or one.document.turn is None else one.document.turn.claim
+    """Of the whole node: a VIP that is taken out is no node that leaves."""
+    turn = None if one.document is None else one.document.turn
+    return turn.claim if turn is not None and turn.is_of_node else None
 
 
 def _gauge(name: str, about: str, value: float) -> Metric:

@@ -14,7 +14,17 @@ from typing import Any
 from anycast.core.fleet import headroom
 from anycast.core.fleet.alarms import differing
 from anycast.core.fleet.believe import Belief, Believed, believe
-from anycast.core.fleet.values import Capacity, Claim, Document, Load, Peer, View, VipStanding, VipTold
+from anycast.core.fleet.values import (
+    Capacity,
+    Claim,
+    Document,
+    Load,
+    Peer,
+    Register,
+    View,
+    VipStanding,
+    VipTold,
+)
 from anycast.core.values.fleet import Fleet
 from anycast.ops.headroom import Figures, figures
 
@@ -64,7 +74,7 @@ def document(
         "max_out": fleet.max_out,
         "nodes": told,
         "troubles": [{"node": node, "text": text} for node, text in _troubles(view, told)],
-        "queue": _queue(nodes, now),
+        "queue": _queue(nodes, view.register if fleet.is_strict else None, now),
         "vips": [_vip(name, nodes, own, headroom.shares(found.picture, name), now) for name in _names(nodes)],
     }
 
@@ -178,24 +188,28 @@ def _rounded(share: float | None) -> float | None:
     return None if share is None else round(share, 4)
 
 
-def _queue(nodes: Iterable[_Node], now: float) -> list[dict[str, Any]]:
-    """Who is out and who waits, those first that asked first."""
+def _queue(nodes: Iterable[_Node], register: Register | None, now: float) -> list[dict[str, Any]]:
+    """Who is out, those first that asked first; and who waits, in the order in which they go. `register`: None: by numbers."""
+    places = {} if register is None else {one.node: place for place, one in enumerate(register.queue)}
     found = []
     for one in nodes:
         turn = None if one.document is None else one.document.turn
-        if turn is not None:
-            ago = one.ago(turn.ago, now)
-            found.append(
-                {
-                    "node": one.name,
-                    "claim": str(turn.claim),
-                    "ago_s": round(ago, 1),
-                    "by": turn.by,
-                    "reason": turn.reason,
-                    "forced": turn.forced,
-                }
-            )
-    return sorted(found, key=lambda each: (each["claim"] != Claim.HELD, -each["ago_s"], each["node"]))
+        if turn is None:
+            continue
+        ago = one.ago(turn.ago, now)
+        told = {
+            "node": one.name,
+            "scope": turn.scope,
+            "claim": str(turn.claim),
+            "ago_s": round(ago, 1),
+            "by": turn.by,
+            "reason": turn.reason,
+            "forced": turn.forced,
+        }
+        waits = turn.claim is not Claim.HELD
+        place = places.get(one.name, len(places)) if turn.is_of_node else len(places)
+        found.append(((waits, place, turn.number) if waits else (waits, 0, -ago), one.name, told))
+    return [told for *_, told in sorted(found, key=lambda each: each[:2])]
 
 
 def _vip(

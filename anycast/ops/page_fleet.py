@@ -44,7 +44,7 @@ def section(told: Told) -> Markup:
 def _head(told: Told) -> Markup:
     nodes = told["nodes"]
     heard = sum(node["seen"] in KNOWN for node in nodes)
-    out = sum(one["claim"] == "held" for one in told["queue"])
+    out = sum(one["claim"] == "held" and not one["scope"] for one in told["queue"])
     return joined(
         (
             f"{heard} of {len(nodes)} nodes are known to this one, {out} out for maintenance, of {told['max_out']} that may be. ",
@@ -161,13 +161,13 @@ def _queue(queue: Sequence[Told]) -> Markup | None:
 
 
 def _turn(one: Told) -> Markup:
-    held = one["claim"] == "held"
+    held, vip = one["claim"] == "held", one["scope"]
     by = f" by {one['by']}" if one["by"] else ""
     why = f": {short(one['reason'])}" if one["reason"] else ""
     return el(
         "li",
-        Look("plan" if held else "calm", "out" if held else "waits").badge,
-        el("strong", f" {one['node']} "),
+        Look("plan", "takes out" if vip else "out").badge if held else Look("calm", "waits").badge,
+        el("strong", f" {one['node']}{f', VIP {short(vip)}' if vip else ''} "),
         el("span", lasts(one["ago_s"]), by, why, " (forced)" if one["forced"] else None),
     )
 

@@ -7,7 +7,7 @@ has asked them.
 from __future__ import annotations
 
 from anycast.core.fleet.believe import Belief, Believed, believe
-from anycast.core.fleet.values import Claim, Disagreement, View
+from anycast.core.fleet.values import Claim, Disagreement, Turn, View
 from anycast.core.values.fleet import Fleet
 from anycast.core.values.standing import Condition
 
@@ -39,13 +39,14 @@ def _silent(one: Believed, now: float) -> str:
     if one.counts or one.since is None or now - one.since < SILENT:
         return ""
     told = one.document
-    if (
-        one.belief is Belief.GONE
-        and told is not None
-        and (told.maintenance == _DOWN or (told.turn is not None and told.turn.claim is Claim.HELD))
-    ):
+    if one.belief is Belief.GONE and told is not None and (told.maintenance == _DOWN or _holds(told.turn)):
         return ""
     return f"the node {one.name} is not heard: {one.why} (`anycast status` there; from here `anycast fleet`)"
+
+
+def _holds(turn: Turn | None) -> bool:
+    """Of the whole node: who takes out a VIP stays."""
+    return turn is not None and turn.claim is Claim.HELD and turn.is_of_node
 
 
 def differing(node: str, found: Disagreement) -> str:

@@ -90,6 +90,10 @@ class Turn:
     reason: str = ""
     forced: bool = False
 
+    @property
+    def is_of_node(self) -> bool:
+        return not self.scope
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from anycast.cli import fleet
-from anycast.core.fleet.values import Document, View, VipStanding
+from anycast.core.fleet.values import Claim, Document, Turn, View, VipStanding
 from anycast.ops import fleet_seen
 from tests.unit import fleets
 from tests.unit.fleets import FLEET, NODES, NOW, peer, told, view
@@ -42,6 +42,22 @@ def test_a_fleet_that_is_well_is_a_row_for_each_node() -> None:
     assert "TURN" not in text
 
 
+def test_the_turn_of_a_vip_is_no_node_that_is_out() -> None:
+    of_vip = Turn(claim=Claim.HELD, ago=2.0, number=1, scope="web", by="ada", reason="new key")
+    waits = Turn(claim=Claim.ASKED, ago=1.0, number=2, by="bob")
+    own, seen = told("lb1", turn=of_vip), view(peer(told("lb2", turn=waits)))
+    text = shown(own, seen)
+    assert "out for maintenance: 0, of 1 that may be" in text
+    assert rows(text, "TURN") == [
+        ["takes out", "lb1", "VIP web", "2s", "ada", "new key"],
+        ["waits 1", "lb2", "node", "2s", "bob", "-"],
+    ]
+    older = fleet_seen.document(own, seen, replace(FLEET, peers=()), now=NOW)
+    for one in older["queue"]:
+        del one["scope"]  # as an agent of the release before told it
+    assert "out for maintenance: 1, of 1 that may be" in fleet.text(older, colour=False)
+
+
 def test_what_is_wrong_stands_below_the_nodes_and_so_does_the_queue() -> None:
     text = shown(*fleets.ill())
     assert [row[3] for row in rows(text, "NODE")] == ["active", "down", "active", "gone", "gone"]
@@ -51,6 +67,7 @@ def test_what_is_wrong_stands_below_the_nodes_and_so_does_the_queue() -> None:
         ["waits 1", "lb3", "11s", "anna", "disks (forced)"],
     ]
     assert "out for maintenance: 1, of 1 that may be" in text
+    assert "VIP " not in next(line for line in text.splitlines() if line.startswith("TURN"))
     assert rows(text, "VIP")[0][:2] == ["web", "1 of 5"]
     assert rows(text, "VIP")[:2] == [
         ["web", "1 of 5", "lb2 withdrawn: node_maintenance 2m01s"],

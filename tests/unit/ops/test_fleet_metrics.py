@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from anycast.core import events as ev
-from anycast.core.fleet.values import View
+from anycast.core.fleet.values import Claim, Turn, View
 from anycast.core.maintenance.stages import NODE, Maintenance
 from anycast.core.values.fleet import FleetView
 from tests.unit import fleets
@@ -42,6 +42,20 @@ def test_of_the_view_and_of_the_whole() -> None:
 
 def test_this_node_counts_among_those_that_are_out() -> None:
     assert scraped(fleets.ill()[1], out=True)["anycast_fleet_nodes_out"] == 2
+
+
+def test_the_turn_of_a_vip_is_no_node_that_is_out_or_waits() -> None:
+    turns = {"lb2": Claim.HELD, "lb3": Claim.ASKED}
+    found = scraped(
+        fleets.view(
+            *(
+                fleets.peer(fleets.told(name, turn=Turn(claim=claim, ago=1.0, number=1, scope="web")))
+                for name, claim in turns.items()
+            )
+        )
+    )
+    assert (found["anycast_fleet_nodes_out"], found["anycast_fleet_nodes_waiting"]) == (0, 0)
+    assert found['anycast_fleet_node_out{node="lb2"}'] == 0
 
 
 def test_of_each_other_node() -> None:

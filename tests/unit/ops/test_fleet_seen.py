@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from anycast.core.fleet.values import Claim, Disagreement, Document, Register, Turn, View
+from anycast.core.fleet.values import Claim, Disagreement, Document, Holder, Register, Turn, View
+from anycast.core.values.fleet import Etcd, Fleet
 from anycast.fleet.own import SOCKET, asked
 from anycast.ops import fleet_seen, fleet_tables
 from anycast.ops.http import read_app
@@ -118,18 +119,38 @@ def test_a_vip_that_a_node_does_not_have_is_told_and_one_of_others_too() -> None
     ]
 
 
-def test_those_that_are_out_stand_first_and_those_that_wait_in_their_order() -> None:
+def queue(own: Document, seen: View, fleet: Fleet = fleets.FLEET) -> list[tuple[str, str]]:
+    shown = fleet_seen.document(own, seen, fleet, now=NOW)
+    Draft202012Validator(schema("fleet")).validate(json.loads(json.dumps(shown)))
+    return [(one["node"], one["scope"]) for one in shown["queue"]]
+
+
+def asking(scope: str = "", *, held: str = "") -> tuple[Document, View]:
+    """lb3 has asked before lb2, though lb2 has waited longer. lb1 has the turn."""
     turns = {
-        "lb2": Turn(claim=Claim.ASKED, ago=5.0, number=1),
-        "lb3": Turn(claim=Claim.ASKED, ago=50.0, number=2),
+        "lb2": Turn(claim=Claim.ASKED, ago=50.0, number=2, scope=scope),
+        "lb3": Turn(claim=Claim.ASKED, ago=5.0, number=1),
     }
-    own = told("lb1", turn=Turn(claim=Claim.HELD, ago=1.0, number=3))
-    shown = document(own, view(*(peer(told(name, turn=turn)) for name, turn in turns.items())))
-    assert [(one["node"], one["ago_s"]) for one in shown["queue"]] == [
-        ("lb1", 1.0),
-        ("lb3", 51.0),
-        ("lb2", 6.0),
-    ]
+    own = told("lb1", turn=Turn(claim=Claim.HELD, ago=1.0, number=3, scope=held))
+    return own, view(*(peer(told(name, turn=turn)) for name, turn in turns.items()))
+
+
+def test_those_that_are_out_stand_first_and_those_that_wait_by_the_number_that_decides() -> None:
+    assert queue(*asking()) == [("lb1", ""), ("lb3", ""), ("lb2", "")]
+
+
+def test_with_etcd_its_order_decides_for_nodes() -> None:
+    strict = replace(fleets.FLEET, etcd=Etcd(endpoints=("https://10.0.0.9:2379",)))
+    places = Register(queue=(Holder(node="lb2"), Holder(node="lb3")), heard=NOW)
+    own, seen = asking()
+    assert queue(own, replace(seen, register=places), strict) == [("lb1", ""), ("lb2", ""), ("lb3", "")]
+    assert queue(own, seen, strict) == [("lb1", ""), ("lb3", ""), ("lb2", "")]  # it has not answered yet
+    own, seen = asking("web")
+    assert queue(own, replace(seen, register=places), strict) == [("lb1", ""), ("lb3", ""), ("lb2", "web")]
+
+
+def test_the_turn_of_a_vip_is_told_as_that() -> None:
+    assert queue(*asking(held="web"))[0] == ("lb1", "web")
 
 
 def test_the_fingerprint_of_a_node_is_of_the_tables_that_are_known() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from anycast.core.fleet.values import Document, View
+from anycast.core.fleet.values import Claim, Document, Turn, View
 from anycast.ops import fleet_seen, page_fleet
 from tests.unit import fleets
 from tests.unit.fleets import NOW, peer, told, view
@@ -67,6 +67,13 @@ def test_it_says_who_is_gone_out_and_waits_and_what_is_wrong() -> None:
     ):
         assert words in found.text, words
     assert found.handlers == []
+
+
+def test_the_turn_of_a_vip_is_no_node_that_is_out() -> None:
+    of_vip = Turn(claim=Claim.HELD, ago=2.0, number=1, scope="web", by="ada")
+    found = parsed(told("lb1", turn=of_vip), view(peer(told("lb2"))))
+    assert "2 of 3 nodes are known to this one, 0 out for maintenance, of 1 that may be." in found.text
+    assert "takes out lb1, VIP web" in found.text
 
 
 def test_its_size_is_bounded() -> None:

@@ -66,6 +66,14 @@ def test_a_node_that_is_out_for_maintenance_may_be_silent(out: dict[str, object]
     assert kinds(view(down, peer("lb3", 199.0)), 200.0) == {}
 
 
+def test_one_that_has_taken_a_vip_out_may_not() -> None:
+    down = peer("lb2", 100.0, problem="no route to host", problem_since=101.0)
+    assert down.document is not None
+    vip = Turn(claim=Claim.HELD, ago=1.0, number=1, scope="web")
+    down = replace(down, document=replace(down.document, turn=vip))
+    assert set(kinds(view(down, peer("lb3", 199.0)), 200.0)) == {("fleet_node_silent", "lb2")}
+
+
 def test_one_that_answers_what_cannot_be_used_is_an_alarm_though_it_is_out() -> None:
     broken = peer("lb2", 100.0, problem="401: the token is wrong", problem_since=101.0, answers=True)
     assert broken.document is not None
