@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from anycast.core.fleet.alarms import lost
 from anycast.core.fleet.believe import Believed, believe
 from anycast.core.fleet.values import Claim
 from anycast.core.maintenance.stages import NODE_SCOPES, Stage
@@ -24,7 +25,9 @@ def fleet(state: State, fingerprint: str, now: float) -> Iterator[Metric]:
     out = {name: _is_out(one) for name, one in others.items()}
     own = furthest(state, NODE_SCOPES).stage is not Stage.ACTIVE
     yield _gauge(
-        "anycast_fleet_view_up", "1 if this node learns what is new of the others", not state.fleet.problem
+        "anycast_fleet_view_up",
+        "1 if this node learns what is new of the others",
+        not lost(state.fleet, others, now),
     )
     yield _gauge("anycast_fleet_nodes", "Nodes of the fleet, this one too", 1 + len(others))
     yield _gauge("anycast_fleet_max_out", "Nodes that may be out for maintenance at once", settings.max_out)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from anycast.core.fleet import headroom
-from anycast.core.fleet.alarms import differing
+from anycast.core.fleet.alarms import differing, lost
 from anycast.core.fleet.believe import Belief, Believed, believe
 from anycast.core.fleet.values import (
     Capacity,
@@ -73,7 +73,9 @@ def document(
         "view": str(fleet.view),
         "max_out": fleet.max_out,
         "nodes": told,
-        "troubles": [{"node": node, "text": text} for node, text in _troubles(view, told)],
+        "troubles": [
+            {"node": node, "text": text} for node, text in _troubles(view, lost(view, others, now), told)
+        ],
         "queue": _queue(nodes, view.register if fleet.is_strict else None, now),
         "vips": [_vip(name, nodes, own, headroom.shares(found.picture, name), now) for name in _names(nodes)],
     }
@@ -252,10 +254,10 @@ def _vip(
     }
 
 
-def _troubles(view: View, nodes: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def _troubles(view: View, unseen: str, nodes: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     """What is wrong with the fleet in words, each with the node that it is about; empty: it is about the view."""
-    if view.problem:
-        yield "", view.problem
+    if unseen:
+        yield "", unseen
     if view.register is not None and view.register.problem:
         yield "", f"no turns are given: {view.register.problem}"
     for node in nodes:

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from anycast.core import events as ev
-from anycast.core.fleet.values import Claim, Turn, View
+from anycast.core.fleet.values import Claim, Peer, Turn, View
 from anycast.core.maintenance.stages import NODE, Maintenance
 from anycast.core.values.fleet import FleetView
 from tests.unit import fleets
@@ -38,6 +38,15 @@ def test_of_the_view_and_of_the_whole() -> None:
         name.removeprefix("anycast_fleet_"): value for name, value in found.items() if "{" not in name
     } == {"view_up": 1, "nodes": 5, "max_out": 1, "nodes_out": 1, "nodes_waiting": 1}
     assert scraped(View(problem="etcd does not answer"))["anycast_fleet_view_up"] == 0
+
+
+def test_one_that_hears_nobody_of_several_has_no_view() -> None:
+    def silent(name: str) -> Peer:
+        return fleets.peer(fleets.told(name), ago=60.0, problem="no answer", problem_since=fleets.NOW - 59)
+
+    alone = fleets.view(silent("lb2"), silent("lb3"))
+    assert scraped(alone)["anycast_fleet_view_up"] == 0
+    assert scraped(fleets.view(silent("lb2"), fleets.peer(fleets.told("lb3"))))["anycast_fleet_view_up"] == 1
 
 
 def test_this_node_counts_among_those_that_are_out() -> None:

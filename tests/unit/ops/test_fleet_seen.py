@@ -85,6 +85,15 @@ def test_a_view_that_is_lost_is_told_first() -> None:
     assert shown["troubles"][0] == {"node": "", "text": "the fleet process has ended"}
 
 
+def test_one_that_hears_nobody_of_several_is_told_so_first() -> None:
+    silent = (
+        peer(told(name), ago=60.0, problem="no answer", problem_since=NOW - 59) for name in ("lb2", "lb3")
+    )
+    shown = document(told("lb1"), view(*silent))
+    assert shown["troubles"][0]["node"] == ""
+    assert shown["troubles"][0]["text"].startswith("none of the 2 other nodes is heard")
+
+
 def test_a_register_of_turns_that_does_not_answer_is_told() -> None:
     own, seen = fleets.well()
     shown = document(own, replace(seen, register=Register(problem="https://10.0.0.1:2379: no answer")))

@@ -85,6 +85,42 @@ def test_while_the_view_is_lost_nothing_is_said_of_single_nodes() -> None:
     assert set(kinds(replace(WELL, problem="the fleet process has ended"), 500.0)) == {("fleet_unseen", "")}
 
 
+def silence(name: str, **facts: object) -> Peer:
+    return peer(name, 100.0, problem=f"no way to {name}", problem_since=101.0, **facts)
+
+
+def test_a_node_that_hears_none_of_several_has_lost_its_view_and_they_are_not_silent() -> None:
+    alone = view(silence("lb2"), silence("lb3"))
+    assert kinds(alone, 100.0 + SILENT - 0.1) == {}
+    (found,) = kinds(alone, 100.0 + SILENT + 0.1).items()
+    assert found[0] == ("fleet_unseen", "")
+    assert "none of the 2 other nodes is heard" in found[1]
+    assert "lb2: no way to lb2; lb3: no way to lb3" in found[1]
+
+
+def test_whoever_is_silent_last_is_not_told_apart_meanwhile() -> None:
+    later = replace(silence("lb3"), heard=103.0)
+    assert set(kinds(view(silence("lb2"), later), 100.0 + SILENT + 0.1)) == {("fleet_unseen", "")}
+
+
+def test_who_hears_one_of_the_others_has_a_view() -> None:
+    fleet = replace(FLEET, peers=(*FLEET.peers, PeerAt(name="lb4")))
+    found = kinds(view(silence("lb2"), silence("lb3"), peer("lb4", 119.0)), 120.0, fleet)
+    assert set(found) == {("fleet_node_silent", "lb2"), ("fleet_node_silent", "lb3")}
+
+
+def test_of_two_nodes_neither_knows_which_is_cut_off() -> None:
+    fleet = replace(FLEET, peers=FLEET.peers[:1])
+    assert set(kinds(view(silence("lb2")), 120.0, fleet)) == {("fleet_node_silent", "lb2")}
+
+
+def test_one_that_is_out_and_one_that_is_silent_are_no_lost_view() -> None:
+    out = silence("lb2")
+    assert out.document is not None
+    out = replace(out, document=replace(out.document, maintenance="down"))
+    assert set(kinds(view(out, silence("lb3")), 120.0)) == {("fleet_node_silent", "lb3")}
+
+
 def test_tables_that_differ_are_told_with_the_first_difference() -> None:
     found = kinds(view(peer("lb2", 100.0, disagreement=DIFFERS), peer("lb3", 100.0)), 101.0)
     assert found == {
