@@ -77,6 +77,7 @@ def document(
             {"node": node, "text": text} for node, text in _troubles(view, lost(view, others, now), told)
         ],
         "queue": _queue(nodes, view.register if fleet.is_strict else None, now),
+        **found.alone(),
         "vips": [_vip(name, nodes, own, headroom.shares(found.picture, name), now) for name in _names(nodes)],
     }
 

@@ -52,7 +52,7 @@ class Figures:
 
     def document(self) -> dict[str, Any]:
         """As it stands in the status."""
-        found, only = self.picture, alone(self.picture)
+        found = self.picture
         documents = (one for one in found.documents if one.node in found.names)
         named = sorted({name for one in documents for name, vip in one.vips.items() if vip.load is not None})
         return {
@@ -60,6 +60,13 @@ class Figures:
             "silent": list(found.silent),
             "nodes": [{"node": name, **self._of(name)} for name in found.names],
             "vips": [_vip(found, name) for name in named],
+            **self.alone(),
+        }
+
+    def alone(self) -> dict[str, Any]:
+        """The VIPs that one node alone announces."""
+        only = alone(self.picture)
+        return {
             "alone": [{"name": name, "node": only[name]} for name in sorted(only)[:ALONE]],
             "alone_count": len(only),
         }
@@ -181,6 +188,12 @@ def families(found: Figures | None) -> Iterator[Metric]:
             if not number:
                 used.add_metric([figure.resource], figure.share)
     yield from (used, left)
+    if len(found.picture.names) > 1:
+        yield GaugeMetricFamily(
+            "anycast_fleet_vips_alone",
+            "VIPs that this node announces and no other: with it gone nobody does",
+            value=float(sum(node == found.node for node in alone(found.picture).values())),
+        )
     yield GaugeMetricFamily(
         "anycast_fleet_headroom_complete",
         "1 if every other node is heard and tells what it carries, or is gone for all nodes that are heard",

@@ -12,6 +12,7 @@ from anycast.ops.markup import Look, el, joined, lasts, short
 
 TROUBLES = 10
 VIPS = 10  # that some node does not announce
+ALONE = 5  # that one node alone announces
 ELSEWHERE = 5  # nodes of such a VIP that are named
 KNOWN = ("here", "heard", "late")
 _WIDTH, _HEIGHT = 240, 26  # of a picture
@@ -34,6 +35,7 @@ def section(told: Told) -> Markup:
             el("ul", *(_node(node, most) for node in nodes), class_="nodes"),
             _key(nodes),
             _queue(told["queue"]),
+            _alone(told),
             _away(away, len(nodes)),
             class_="plain card",
         ),
@@ -170,6 +172,14 @@ def _turn(one: Told) -> Markup:
         el("strong", f" {one['node']}{f', VIP {short(vip)}' if vip else ''} "),
         el("span", lasts(one["ago_s"]), by, why, " (forced)" if one["forced"] else None),
     )
+
+
+def _alone(told: Told) -> Markup | None:
+    if not (number := told["alone_count"]):
+        return None
+    names = ", ".join(f"{one['name']} ({one['node']})" for one in told["alone"][:ALONE])
+    more = f" and {number - ALONE:,} more" if number > ALONE else ""
+    return el("p", f"With one node gone nobody announces: {names}{more}.")
 
 
 def _away(vips: Sequence[Told], nodes: int) -> Markup | None:

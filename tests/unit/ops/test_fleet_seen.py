@@ -171,6 +171,15 @@ def test_the_fingerprint_of_a_node_is_of_the_tables_that_are_known() -> None:
     assert shown["vips"][0]["table"] is None
 
 
+def test_the_vips_of_which_one_node_alone_has_a_route_are_named_with_it() -> None:
+    shown = document(
+        told("lb1", ["web", "dns"]), view(peer(told("lb2", ["web"])), peer(told("lb3", ["mail"])))
+    )
+    Draft202012Validator(schema("fleet")).validate(json.loads(json.dumps(shown)))
+    assert shown["alone"] == [{"name": "dns", "node": "lb1"}, {"name": "mail", "node": "lb3"}]
+    assert shown["alone_count"] == 2
+
+
 def test_one_vip_that_differs_is_told_without_a_count() -> None:
     found = Disagreement(count=1, vips=("web",), since=NOW)
     shown = document(told("lb1"), view(peer(told("lb2"), disagreement=found)))

@@ -66,6 +66,28 @@ def test_the_metrics_are_of_this_node() -> None:
     assert found["anycast_fleet_headroom_complete"] == 1
 
 
+def test_the_vips_that_this_node_alone_announces_are_a_number() -> None:
+    node = in_fleet(2)
+    assert samples(node)["anycast_fleet_vips_alone"] == 0
+    without = {}
+    for name in ("lb2", "lb3"):
+        one = heard(node, name)
+        assert one.document is not None
+        vips = {vip: told for vip, told in one.document.vips.items() if vip == "mail" or name == "lb3"}
+        vips |= {"other": replace(vips["mail"])} if name == "lb2" else {}
+        without[name] = replace(one, document=replace(one.document, vips=vips))
+    node.send(ev.FleetHeard(peers=without))
+    assert samples(node)["anycast_fleet_vips_alone"] == 0  # `other` is of lb2, which tells of it
+    one = without["lb3"]
+    assert one.document is not None
+    withdrawn = {
+        vip: replace(told, standing=VipStanding.WITHDRAWN) for vip, told in one.document.vips.items()
+    }
+    node.send(ev.FleetHeard(peers={"lb3": replace(one, document=replace(one.document, vips=withdrawn))}))
+    assert samples(node)["anycast_fleet_vips_alone"] == 1  # web; lb2 has mail
+    assert "anycast_fleet_vips_alone" not in samples(in_fleet(0))
+
+
 def test_without_a_fleet_there_are_no_figures() -> None:
     for node in (healthy(), in_fleet()):
         fleet = node.state.config.fleet

@@ -69,6 +69,16 @@ def test_it_says_who_is_gone_out_and_waits_and_what_is_wrong() -> None:
     assert found.handlers == []
 
 
+def test_it_names_the_vips_of_which_one_node_alone_has_a_route() -> None:
+    seen = view(peer(told("lb2", ["web"])), peer(told("lb3", ["web"])))
+    words = "With one node gone nobody announces: dns (lb1)."
+    assert words in parsed(told("lb1", ["web", "dns"]), seen).text
+    assert "nobody announces" not in parsed(*fleets.well()).text
+    names = [f"v{number}" for number in range(2000)]
+    text = parsed(told("lb1", [*names, "web"]), seen).text
+    assert "nobody announces: v0 (lb1), v1 (lb1), v10 (lb1), v100 (lb1), v1000 (lb1) and 1,995 more." in text
+
+
 def test_the_turn_of_a_vip_is_no_node_that_is_out() -> None:
     of_vip = Turn(claim=Claim.HELD, ago=2.0, number=1, scope="web", by="ada")
     found = parsed(told("lb1", turn=of_vip), view(peer(told("lb2"))))
