@@ -1,4 +1,4 @@
-"""Where the other nodes of a fleet ask this one: one path, behind a token and certificates as the configuration says.
+"""Where the other nodes of a fleet ask this one: two paths, behind a token and certificates as the configuration says.
 
 Bound anew when the configuration or a certificate changes. A node that cannot listen there goes on without it.
 """

@@ -29,7 +29,10 @@ NAMED = 5  # nodes
 SEEN = 4.0  # seconds after `_round` in which what a node does is known to the others
 
 SOFT = frozenset(str(reason) for reason in Reason if BLAME[reason] is not Blame.NODE)
-"""The reasons that count. A node that is gone, in maintenance or broken itself has used up nothing."""
+"""The reasons that count. A node that is gone, in maintenance, or without its kernel or addresses has used up nothing.
+
+One with a check that looks into the node has the same word as one with a check around it, and counts: a route too many stays.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
