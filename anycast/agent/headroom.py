@@ -21,7 +21,7 @@ from anycast.core.values.standing import Condition
 from anycast.fleet.own import asked
 
 PATH = "/fleet/headroom"
-LOOK = 20.0  # seconds between two: the figures of a large fleet are work for the ops process
+LOOK = 30.0  # seconds between two: the figures of a large fleet are work for the ops process
 MOST = 16 * 1024  # bytes of an answer
 _MOST_TEXT = 300  # characters
 _MOST_SHARE = 1e9

@@ -28,7 +28,7 @@ def test_without_a_fleet_there_is_nothing() -> None:
 
 
 def test_where_nobody_is_asked_there_is_nothing() -> None:
-    node = healthy(replace(CONFIG, fleet=replace(FLEET, view=FleetView.NONE)), now=fleets.NOW)
+    node = healthy(replace(CONFIG, fleet=replace(fleets.FIVE, view=FleetView.NONE)), now=fleets.NOW)
     assert not any(name.startswith("anycast_fleet") for name in samples(node))
 
 
