@@ -156,13 +156,16 @@ class _Site:
         self._weights = list(setup.weights)
         self._in_table = [True] * len(setup.weights)
         self._alive = [True] * len(setup.weights)
-        self._path: _Path = _PATHS[setup.router](setup, self._hash)
+        self._path: Path = PATHS[setup.router](setup, self._hash)
         self._node = self._path.nodes(self._up)
+        self._was: Ints | None = None  # the nodes before the step
         self._tables = self._made()
-        self._server = self._chosen(np.arange(setup.flows, dtype=np.int64))
+        self._server = np.zeros(setup.flows, dtype=np.int32)
+        self._server = self._chosen(slice(None))
 
     def take(self, step: Step) -> Result:
         setup, before = self._setup, self._node
+        self._was = before
         server_before, fresh_before = self._server.copy(), self._fresh()
         self._apply(step)
         gone = ~self._serving()[server_before]
@@ -252,37 +255,68 @@ class _Site:
         return filled
 
     def _fresh(self) -> Ints:
-        """Which real server each flow would be given at its node, by the tables alone."""
+        """Which real server each flow would be given at its node if it were new, where a table says so."""
         if not self._tables:
             return np.zeros(self._setup.flows, dtype=np.int32)
-        found: Ints = np.stack(self._tables)[self._node, self._slot]
-        return found
+        return self._chosen(slice(None))
 
-    def _chosen(self, places: NDArray[np.int64]) -> Ints:
+    def _chosen(self, places: NDArray[np.int64] | slice) -> Ints:
         """Which they are given: mh and sh pass on to another slot where that one is dead."""
+        if self._setup.scheduler is Scheduler.WLC:
+            return self._least(places)
         serving = self._serving()
         if not self._tables:
             # Round robin gives each its turn whatever its weight.
-            each = 1 if self._setup.scheduler is Scheduler.RR else np.array(self._weights)
-            weights = np.where(serving, each, 0.0)
-            return self._chance.choice(len(weights), size=len(places), p=weights / weights.sum()).astype(
-                np.int32
-            )
+            return self._chance.choice(np.flatnonzero(serving).astype(np.int32), size=len(self._node[places]))
         tables = np.stack(self._tables)
-        nodes, slots = self._node[places], self._slot[places]
+        nodes, slots, hashes = self._node[places], self._slot[places], self._hash[places]
         found: Ints = tables[nodes, slots]
         for attempt in range(1, 64):
             dead = np.flatnonzero(~serving[found])
             if not len(dead):
                 return found
             # As in the kernel a flow passes on in a way of its own, and on every node alike.
-            again = mixed(self._hash[places[dead]] ^ np.uint32(attempt)) ^ slots[dead].astype(np.uint32)
+            again = mixed(hashes[dead] ^ np.uint32(attempt)) ^ slots[dead].astype(np.uint32)
             found[dead] = tables[nodes[dead], mixed(again) % tables.shape[1]]
         found[~serving[found]] = np.flatnonzero(serving)[0]
         return found
 
+    def _least(self, places: NDArray[np.int64] | slice) -> Ints:
+        """Of wlc: each is given the real server that has, for its weight, the fewest at its node."""
+        here = self._node[places]
+        found = np.empty(len(here), dtype=np.int32)
+        count = len(self._weights)
+        held = np.zeros((self._setup.nodes, count), dtype=np.int64)
+        if self._was is not None:
+            # Those that have just left it too: it knows them until they time out.
+            pairs = self._was.astype(np.int64) * count + self._server
+            held = np.bincount(pairs, minlength=held.size).reshape(held.shape)
+        serving = np.flatnonzero(self._serving())
+        weights = np.array(self._weights, dtype=np.int64)[serving]
+        order = np.argsort(here, kind="stable")
+        ends = np.cumsum(np.bincount(here, minlength=self._setup.nodes))
+        for node, mine in enumerate(np.split(order, ends[:-1])):
+            each = levelled(held[node, serving], weights, len(mine))
+            # They come in any order.
+            found[mine] = self._chance.permutation(np.repeat(serving, each))
+        return found
 
-class _Path(Protocol):
+
+def levelled(held: NDArray[np.int64], weights: NDArray[np.int64], more: int) -> NDArray[np.int64]:
+    """How many of `more` each gets if one after another goes to whoever has the fewest for its weight.
+
+    `held`: how many each has before. `weights`: above 0.
+    """
+    order = np.argsort(held / weights)
+    # They rise to the same level like water, and who stands above it gets none.
+    level = ((more + np.cumsum(held[order])) / np.cumsum(weights[order])).min()
+    each: NDArray[np.int64] = np.maximum(np.floor(level * weights - held), 0).astype(np.int64)
+    rest = more - int(each.sum())
+    each[np.argsort((held + each) / weights, kind="stable")[:rest]] += 1
+    return each
+
+
+class Path(Protocol):
     def nodes(self, up: Sequence[bool]) -> Ints:
         """The node of each flow."""
 
@@ -359,13 +393,13 @@ class _Resilient:
             self._owner[rest] = np.resize(np.flatnonzero(np.array(up)), len(rest))
 
 
-def _hrw(setup: Setup, hashes: NDArray[np.uint32]) -> _Path:
+def _hrw(setup: Setup, hashes: NDArray[np.uint32]) -> Path:
     if setup.node_weights:
         raise ValueError("the hrw here knows no weights: write no --node-weights")
     return HighestRandomWeight(hashes, setup.nodes)
 
 
-_PATHS: Mapping[Router, Callable[[Setup, NDArray[np.uint32]], _Path]] = {
+PATHS: Mapping[Router, Callable[[Setup, NDArray[np.uint32]], Path]] = {
     Router.THRESHOLD: _Threshold,
     Router.MODULO: _Modulo,
     Router.RESILIENT: _Resilient,

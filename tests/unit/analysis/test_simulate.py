@@ -8,7 +8,19 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numpy")
 
-from anycast.analysis.simulate import Act, Result, Router, Scheduler, Setup, Step, parsed, simulate
+import numpy as np
+
+from anycast.analysis.simulate import (
+    Act,
+    Result,
+    Router,
+    Scheduler,
+    Setup,
+    Step,
+    levelled,
+    parsed,
+    simulate,
+)
 
 POINTS = 0.01  # 100,000 flows are drawn
 
@@ -61,6 +73,31 @@ def test_where_each_node_chooses_for_itself_who_moves_mostly_breaks(scheduler: S
     assert synced.moved == pytest.approx(1 / 3, abs=POINTS)
 
 
+def test_under_wlc_whoever_comes_to_another_node_goes_to_the_server_that_has_fewest() -> None:
+    # Five nodes have a sixth each and get a fifth of a sixth, which is fewer than each of their four servers has.
+    added, left = after(Setup(scheduler=Scheduler.WLC, nodes=6, router=Router.HRW), "server-add", "leave:1")
+    assert (added.broken, added.moved) == (0, 0)
+    assert left.broken == pytest.approx(left.moved, abs=POINTS)
+    *_, shifted = after(Setup(scheduler=Scheduler.WLC, weights=(2, 1, 1)), "leave:2")
+    assert shifted.broken == pytest.approx(shifted.moved * (1 - 3 / 8), abs=POINTS)
+
+
+@given(
+    servers=st.lists(st.tuples(st.integers(0, 50), st.integers(1, 9)), min_size=1, max_size=6),
+    more=st.integers(0, 200),
+)
+def test_connections_come_one_after_another_to_who_has_fewest_for_its_weight(
+    servers: list[tuple[int, int]], more: int
+) -> None:
+    held, weights = ([one[place] for one in servers] for place in (0, 1))
+    got = levelled(np.array(held), np.array(weights), more)
+    assert got.sum() == more
+    ends = [(one + each) / weight for one, each, weight in zip(held, got, weights, strict=True)]
+    for (had, weight), each, end in zip(servers, got, ends, strict=True):
+        # Nobody has been given one that another would have been lower with.
+        assert each == 0 or (had + each - 1) / weight <= min(ends) + 1e-9, end
+
+
 def test_without_sloppy_tcp_whoever_moves_breaks() -> None:
     (found,) = after(Setup(sloppy=False), "leave:1")
     assert found.broken == found.moved > 0
@@ -79,6 +116,7 @@ def test_a_real_server_that_dies_takes_its_own_and_no_others() -> None:
     assert died.lost == pytest.approx(0.25, abs=0.03)
     assert (died.broken, died.elsewhere) == (0, 0)
     assert back.broken == 0
+    assert back.elsewhere == pytest.approx(died.lost, abs=POINTS)  # who is new goes to it again
     assert left.broken == pytest.approx(left.moved * died.lost, abs=POINTS)  # those it had are elsewhere now
 
 
