@@ -245,7 +245,6 @@ SHARES = ("moved", "elsewhere", "broken", "lost")
 CASES = {
     "mh": (Setup(), "leave:2"),
     "mh, a server more": (Setup(), "server-add leave:2"),
-    "mh, a server more, modulo": (Setup(router=Router.MODULO), "server-add leave:3"),
     "mh, two servers more, hrw": (Setup(router=Router.HRW, nodes=4), "server-add:2 leave:2"),
     "mh, a server less": (Setup(weights=(1,) * 5), "server-remove:2 leave:2"),
     "mh, another weight": (Setup(weights=(1, 2, 3, 4)), "weight:1=5 leave:2"),
@@ -253,7 +252,6 @@ CASES = {
     "mh, a server dies and is back": (Setup(), "server-dies:1 server-back:1 leave:3"),
     "mh, a table drifted": (Setup(weights=(1,) * 20, drifted=1), "leave:1"),
     "mh, a balancer started anew": (Setup(), "leave:2 server-add return:2"),
-    "mh, sync": (Setup(sync=True), "server-add leave:2"),
     "mh, no sloppy_tcp": (Setup(sloppy=False), "leave:1"),
     "mh, no sloppy_tcp, sync": (Setup(sloppy=False, sync=True), "server-add leave:1"),
     "sh": (Setup(scheduler=Scheduler.SH), "leave:2"),
@@ -271,7 +269,6 @@ CASES = {
         Setup(scheduler=Scheduler.WLC),
         "server-dies:1 server-back:1 leave:1",
     ),
-    "wlc, no sloppy_tcp": (Setup(scheduler=Scheduler.WLC, sloppy=False), "leave:2"),
 }
 
 
