@@ -250,7 +250,7 @@ CASES = {
     "mh, another weight": (Setup(weights=(1, 2, 3, 4)), "weight:1=5 leave:2"),
     "mh, a server dies": (Setup(), "server-dies:1 leave:1"),
     "mh, a server dies and is back": (Setup(), "server-dies:1 server-back:1 leave:3"),
-    "mh, a table drifted": (Setup(weights=(1,) * 20, drifted=1), "leave:1"),
+    "mh, a table drifted": (Setup(weights=tuple(range(1, 11)) * 12, drifted=1), "leave:1"),
     "mh, a balancer started anew": (Setup(), "leave:2 server-add return:2"),
     "mh, no sloppy_tcp": (Setup(sloppy=False), "leave:1"),
     "mh, no sloppy_tcp, sync": (Setup(sloppy=False, sync=True), "server-add leave:1"),
@@ -259,6 +259,7 @@ CASES = {
     "sh, another weight": (Setup(scheduler=Scheduler.SH, weights=(1, 2, 3, 4)), "weight:1=5 leave:2"),
     "sh, a table drifted": (Setup(scheduler=Scheduler.SH, weights=(1,) * 5, drifted=1), "leave:1"),
     "rr": (Setup(scheduler=Scheduler.RR), "leave:2"),
+    "rr, weights": (Setup(scheduler=Scheduler.RR, weights=(1, 2, 3, 10)), "weight:1=5 leave:1"),
     "rr, a server dies and is back": (
         Setup(scheduler=Scheduler.RR),
         "server-dies:1 server-back:1 leave:1",
