@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from heapq import heapify, heapreplace
 from ipaddress import IPv4Address
 from typing import Protocol, TypeAlias
 
@@ -308,12 +309,19 @@ def levelled(held: NDArray[np.int64], weights: NDArray[np.int64], more: int) -> 
     `held`: how many each has before. `weights`: above 0.
     """
     order = np.argsort(held / weights)
-    # They rise to the same level like water, and who stands above it gets none.
-    level = ((more + np.cumsum(held[order])) / np.cumsum(weights[order])).min()
-    each: NDArray[np.int64] = np.maximum(np.floor(level * weights - held), 0).astype(np.int64)
-    rest = more - int(each.sum())
-    each[np.argsort((held + each) / weights, kind="stable")[:rest]] += 1
-    return each
+    # They rise to the same level like water, and who stands above it gets none. The last few go one by one, for each of
+    # them is a part of a level only.
+    most = max(more - len(held), 0)
+    level = ((most + np.cumsum(held[order])) / np.cumsum(weights[order])).min()
+    each: NDArray[np.int64] = np.maximum(np.ceil(level * weights - held - 1e-6), 0).astype(np.int64)
+    counts, shares = (held + each).tolist(), weights.tolist()
+    loads = [(count / share, place) for place, (count, share) in enumerate(zip(counts, shares, strict=True))]
+    heapify(loads)
+    for _ in range(more - int(each.sum())):
+        place = loads[0][1]
+        counts[place] += 1
+        heapreplace(loads, (counts[place] / shares[place], place))
+    return np.array(counts, dtype=np.int64) - held
 
 
 class Path(Protocol):
