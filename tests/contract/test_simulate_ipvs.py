@@ -208,7 +208,7 @@ class Site:
                     break
                 assert time.monotonic() < deadline, f"balancer {place + 1} is not told of {len(missing)}"
                 time.sleep(0.5)  # the kernel tells of it in no other way
-                self._sent(missing, ACK)  # a message may be lost: it is told again
+                self._sent(missing, ACK)  # each packet tells of it again
 
 
 @contextlib.contextmanager
