@@ -321,15 +321,20 @@ def _table(config: Config | None, asked: Asked, connections: float) -> Iterator[
 
 def _sync(config: Config, connections: float, new: float | None) -> Figure:
     """At the most: UDP has no end that is announced, and a node of both families counts as IPv6."""
-    family = max((address.version for vip in config.vips for address in vip.addresses), default=4)
+    balanced = (vip for vip in config.vips if vip.services)
+    family = max((address.version for vip in balanced for address in vip.addresses), default=4)
     answers = any(service.forwarding is Forwarding.NAT for _, service in _services(config))
     size, changes = _ANNOUNCEMENT[family], _CHANGES_WITH_ANSWERS if answers else _CHANGES
     sent = (connections / _ANNOUNCED_EVERY + changes * (new or 0.0)) * size * 8
-    begun = "" if new is None else f" + {new:,.0f} new ones a second, {changes} times (established, ended)"
+    begun = (
+        ""
+        if new is None
+        else f" + {new:,.0f} new ones a second, {changes} times (established, {'and the end of each side' if answers else 'ended'})"
+    )
     return Figure(
         code="sync",
         what="connection sync sends",
-        value=f"{bits(sent)} in all" + (" for connections that stay" if new is None else ""),
+        value=f"up to {bits(sent)} in all" + (" for connections that stay" if new is None else ""),
         number=sent,
         formula=f"({connections:,.0f} busy connections, each once in {_ANNOUNCED_EVERY:g} s{begun}) × {size} B of IPv{family}",
         source="measured with 5,000 connections (docs/measurements.md)",

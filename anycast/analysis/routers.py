@@ -35,7 +35,7 @@ def unfit(config: Config, runs: Callable[[Neighbor], Software | None] = said) ->
     for n, neighbor in enumerate(config.bgp.neighbors):
         if (software := runs(neighbor)) is None:
             continue
-        for setting, what, do in _of_session(neighbor, software, config):
+        for setting, what, do in _of_session(neighbor, software, config.bgp.hold_time):
             if (setting, software) not in told:
                 told.add((setting, software))
                 yield ("bgp", "neighbors", n, setting), what, do
@@ -44,15 +44,15 @@ def unfit(config: Config, runs: Callable[[Neighbor], Software | None] = said) ->
     yield from _of_weights(config, kinds)
 
 
-def _of_session(neighbor: Neighbor, software: Software, config: Config) -> Iterator[tuple[str, str, str]]:
+def _of_session(neighbor: Neighbor, software: Software, hold_time: int) -> Iterator[tuple[str, str, str]]:
     if neighbor.bfd is not None and (without := without_bfd(software)):
         yield (
             "bfd",
-            f"{without}: it keeps the routes of a frozen node for the hold time of {config.bgp.hold_time}s",
+            f"{without}: it keeps the routes of a frozen node for the hold time of {hold_time}s",
             "write bfd: false there, and bgp.hold_time: 3",
         )
     if software.daemon is Daemon.FRR:
-        yield from _of_frr(neighbor, software, bfdd=not config.speaker.is_table)
+        yield from _of_frr(neighbor, software)
     if software.daemon is Daemon.OPENBGPD:
         yield from _of_openbgpd(neighbor, software)
     password = neighbor.password or ""
@@ -61,14 +61,10 @@ def _of_session(neighbor: Neighbor, software: Software, config: Config) -> Itera
         yield "password", what, "write a shorter one at both ends"
 
 
-def _of_frr(neighbor: Neighbor, software: Software, *, bfdd: bool) -> Iterator[tuple[str, str, str]]:
-    """`bfdd`: the node's BFD is a program of its own."""
-    if software.since(10, 3) and not software.since(10, 4) and neighbor.bfd is not None and bfdd:
-        what = "FRR 10.3 (8.4 and 10.7 do not) mostly keeps the session down, and takes no route, while the node's bfdd is dead"
-        yield "bfd", what, "have systemd restart FRR on the nodes, or another version on the router"
+def _of_frr(neighbor: Neighbor, software: Software) -> Iterator[tuple[str, str, str]]:
     if software.since(10, 5) and not software.since(10, 7):
         what = (
-            "FRR (10.5.2 and later of 10.5, and 10.6) can hold a session and use none of its routes after a short link flap "
+            "FRR (10.5.2 and later of 10.5, and 10.6; the third number is not looked at here) can hold a session and use none of its routes after a short link flap "
             "(FRR#22780)"
         )
         yield "software", what, "upgrade to 10.7"

@@ -23,7 +23,7 @@ from anycast.analysis.maglev import HEAVIEST, Entry, table
 from anycast.core.dataplane.ipvs import MAGLEV_SLOTS, SOURCE_SLOTS
 
 MOST_FLOWS, MOST_NODES, MOST_SERVERS = 10_000_000, 1_000, 1_000
-BYTES = 64  # of memory for each flow, at the most
+BYTES = 72  # of memory for each flow, at the most
 _RING = 2**31  # what Linux divides among the next hops: its hash has 31 bits
 _NOBODY = -1
 

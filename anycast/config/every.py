@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from anycast.analysis.routers import Told, Weights, said
 from anycast.config.problem import Path, Problem
-from anycast.core.values.configuration import Config, Role
+from anycast.core.values.configuration import Address, Config, Role
 from anycast.core.values.software import Software
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ class Clashes:
         self._router_ids: dict[object, str] = {}
         self._addresses: dict[object, str] = {}
         self._backups: Counter[str] = Counter()
-        # By AS: neighbors of one AS are one router, as in `anycast render router-…` of the same file.
-        self._weights: dict[int, Weights] = {}
-        self._software: dict[int, set[Software]] = {}
+        # By the router's address: two sites may have routers of one AS, which hear different nodes.
+        self._weights: dict[Address, Weights] = {}
+        self._software: dict[Address, set[Software]] = {}
 
     def problems(self, config: Config, source: Source) -> list[Problem]:
         """Of this node, with those before it."""
@@ -99,11 +99,13 @@ class Clashes:
         return list(dict.fromkeys(found))
 
     def _weigh(self, config: Config) -> None:
-        for number in dict.fromkeys(one.remote_as for one in config.bgp.neighbors):
-            here = [one for one in config.bgp.neighbors if one.remote_as == number]
-            self._weights.setdefault(number, Weights()).add(config, here)
-            kinds = {kind for one in here if (kind := said(one)) is not None}
-            self._software.setdefault(number, set()).update(kinds)
+        for one in config.bgp.neighbors:
+            if one.address.is_link_local:
+                continue  # the same on many links
+            self._weights.setdefault(one.address, Weights()).add(config, [one])
+            kinds = self._software.setdefault(one.address, set())
+            if (kind := said(one)) is not None:
+                kinds.add(kind)
 
     def of_all(self, source: Source, nodes: int) -> Iterator[Problem]:
         """What no node is alone with. `source`: of the files as they are."""
@@ -115,8 +117,8 @@ class Clashes:
             yield _at(source, path, what, do)
 
     def _weighed(self) -> Iterator[Told]:
-        for number, weights in self._weights.items():
-            kinds: list[Software | None] = [*sorted(self._software[number], key=str)]
+        for router, weights in self._weights.items():
+            kinds: list[Software | None] = [*sorted(self._software[router], key=str)]
             for software in kinds or [None]:
                 yield from weights.told(software)
 

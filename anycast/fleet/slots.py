@@ -85,7 +85,9 @@ class Slots:
         queue.sort(key=lambda one: one.entry.created)
         return Register(
             mine=None if mine is None else mine.holder.number,
-            holders=tuple([await self._dated(one) for one in slots]),
+            holders=tuple(
+                [await self._dated(one) for one in sorted(slots, key=lambda one: one.entry.created)]
+            ),
             queue=tuple(one.holder for one in queue),
             heard=self._clock(),
         )

@@ -72,8 +72,9 @@ class Figures:
         }
 
     def own(self) -> dict[str, Any]:
-        """Of this node alone."""
-        return {"complete": self.is_complete, **self._of(self.node)}
+        """Of this node alone, now and with one node less."""
+        found = self._of(self.node)
+        return {"complete": self.is_complete, **found, "less": found["less"][:1]}
 
     def _of(self, name: str) -> dict[str, Any]:
         return {
@@ -188,7 +189,7 @@ def families(found: Figures | None) -> Iterator[Metric]:
             if not number:
                 used.add_metric([figure.resource], figure.share)
     yield from (used, left)
-    if len(found.picture.names) > 1:
+    if found.picture.is_of_several:
         yield GaugeMetricFamily(
             "anycast_fleet_vips_alone",
             "VIPs that this node announces and no other: with it gone nobody does",

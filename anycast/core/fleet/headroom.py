@@ -157,6 +157,11 @@ class Picture:
         return tuple(one.node for place, one in enumerate(self.documents) if place not in self.gone)
 
     @property
+    def is_of_several(self) -> bool:
+        """Whether the fleet has more than one node, gone ones among them."""
+        return len(self.documents) > 1 or any(len(one.fleet) > 1 for one in self.documents)
+
+    @property
     def is_partial(self) -> bool:
         """Whether a node is not heard, or does not tell what it carries."""
         untold = any(load is None for place, load in enumerate(self.loads) if place not in self.gone)
@@ -369,7 +374,8 @@ def without_scopes(found: Picture, scopes: Mapping[str, str]) -> Case:
         }
         if leaves:
             taken.append(_taken(found, group, leaves))
-    return _case(found, tuple(sorted(scopes)), taken, frozenset(places))
+    whole = frozenset(place for place, scope in places.items() if scope == NODE)
+    return _case(found, tuple(sorted(scopes)), taken, whole)
 
 
 def _case(
@@ -449,7 +455,7 @@ def _tightness(node: str, case: Case) -> float:
 
 def alone(found: Picture) -> Mapping[str, str]:
     """The VIPs that one node alone has a path for, and which: with that one gone nobody has. Of a fleet of one: none."""
-    if len(found.names) < 2:
+    if not found.is_of_several:
         return {}
     have = (
         (group.names, [place for place, path in enumerate(group.paths) if path is not None])
@@ -560,13 +566,14 @@ def too_much(
     told = {
         name: reason
         for name, one in without_scopes(found, {node: scope}).nodes.items()
+        if name != node
         for reason in _pushed(one, what)
     }
     if others:
         before, after = (without_scopes(found, one) for one in (others, {**others, node: scope}))
         leave = [name if of == NODE else f"{of} on {name}" for name, of in sorted(others.items())]
         for name, one in after.nodes.items():
-            if name not in told and one != before.nodes.get(name):
+            if name not in told and name != node and one != before.nodes.get(name):
                 told.update((name, reason) for reason in _pushed(one, f"{listed(leave)} and {what}"))
     return tuple(told.values())
 

@@ -349,11 +349,13 @@ def _kept(view: View, wish: Wish, fleet: Fleet, queue: _Queue, now: float) -> _K
     if found is None or found.problem or found.heard is None or found.heard < now - round_of(fleet):
         why = (found.problem if found is not None else "") or view.problem or "it has not answered yet"
         return _Kept(reasons=(f"etcd gives no turn: {why}",))
-    if found.mine == wish.number:
-        return _Kept(is_ours=True)
     out = {peer.name for peer in queue.out}
-    holders = [one for one in found.holders if one.node != wish.node]
-    others = [one for one in holders if one.node not in out]
+    holders = [one.node for one in found.holders]
+    if found.mine == wish.number:
+        # Of two that hold a turn and have not left, the later one reckons with the earlier one, and not the other way round.
+        first = holders[: holders.index(wish.node)] if wish.node in holders else []
+        return _Kept(is_ours=True, behind=tuple(name for name in first if name not in out))
+    others = [one for one in found.holders if one.node != wish.node and one.node not in out]
     names = [one.node for one in found.queue]
     ahead = found.queue[: names.index(wish.node)] if wish.node in names else ()
     behind = (*(one.node for one in others), *(one.node for one in ahead))

@@ -194,7 +194,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Register:
-    """The turns as etcd has them. `mine`: the number for which this node has one. `queue`: in order.
+    """The turns as etcd has them. `mine`: the number for which this node has one. `holders`, `queue`: in order.
 
     `heard`: the instant of the last reading (monotonic). `problem`: why there is none since; empty: all is well.
     """

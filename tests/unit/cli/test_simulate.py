@@ -93,7 +93,7 @@ def test_more_than_the_memory_there_is_is_refused(
 ) -> None:
     monkeypatch.setattr("anycast.memory.available", lambda: 2**20)
     assert main(["simulate", "leave:1", "--flows", "1M"]) == 2
-    assert "1,000,000 flows take 61 MiB, and 1 MiB are available" in capsys.readouterr().err
+    assert "1,000,000 flows take 68 MiB, and 1 MiB are available" in capsys.readouterr().err
 
 
 def test_without_numpy_it_says_what_to_install(

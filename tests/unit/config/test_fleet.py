@@ -373,6 +373,8 @@ def test_weights_are_those_of_the_nodes_of_one_router() -> None:
     assert weights_told(text)
     other = "lb2: {bgp: {router_id: 10.2.1.2, neighbors: [{address: 10.7.1.254, remote_as: 64999}]}}"
     assert weights_told(text.replace("lb2: {bgp: {router_id: 10.2.1.2}}", other)) == []
+    elsewhere = other.replace("64999", "65000")
+    assert weights_told(text.replace("lb2: {bgp: {router_id: 10.2.1.2}}", elsewhere)) == [], "another site's"
 
 
 def test_weights_that_a_router_rounds_to_something_else_are_told() -> None:

@@ -104,3 +104,28 @@ def test_what_is_not_etcd_is_told_and_ends_nothing(answer: dict[str, Any]) -> No
             await Slots(client, "/a/", "lb1", 1).step(WANTED)
 
     asyncio.run(run())
+
+
+class Several(Client):
+    """Some have a turn; `created`, by the place of each."""
+
+    def __init__(self, created: dict[str, int]) -> None:
+        super().__init__(Etcd(endpoints=("http://127.0.0.1:1",)))
+        self.created = created
+
+    async def below(self, prefix: str) -> list[Entry]:
+        return [
+            Entry(
+                key=f"{prefix}{place}",
+                value=json.dumps({"node": node}).encode(),
+                created=created,
+                modified=9,
+            )
+            for place, (node, created) in enumerate(self.created.items())
+        ]
+
+
+def test_who_has_a_turn_is_told_in_the_order_in_which_they_got_it() -> None:
+    slots = Slots(Several({"lb2": 7, "lb3": 5, "lb4": 6}), "/a/", "lb1", 3)
+    found = asyncio.run(slots.step(None))
+    assert [one.node for one in found.holders] == ["lb3", "lb4", "lb2"]

@@ -115,6 +115,26 @@ def test_two_that_leave_together_must_fit_together() -> None:
     )
 
 
+def test_a_node_that_takes_one_vip_out_stays_with_all_else() -> None:
+    found = picture([node(name, web=told(3 * G), mail=told(0)) for name in ("lb1", "lb2", "lb3")])
+    assert too_much(found, "lb1", "", ahead={"lb2": "", "lb3": "mail"}) == (
+        "without lb2, mail on lb3 and lb1, lb3 would stand at 90% of 10 Gbit/s, limit 70% (now 30%)",
+    )
+    assert too_much(found, "lb1", "mail", ahead={"lb3": "mail"}) == ()
+
+
+def test_of_nodes_of_which_one_is_gone_the_other_has_all_alone() -> None:
+    both = [replace(node(name, web=told(1 * G)), fleet=("lb1", "lb2")) for name in ("lb1", "lb2")]
+    found = pictured(
+        both[0],
+        believe(View(peers=heard(both[1], problem=LOST)), FLEET, 160.0),
+        160.0,
+    )
+    assert found.names == ("lb1",)
+    assert alone(found) == {"web": "lb1"}
+    assert alone(picture([replace(both[0], fleet=())])) == {}
+
+
 def test_one_that_goes_first_and_may_still_stay_is_not_pushed_over_its_limit_either() -> None:
     found = picture(
         [node("lb1", web=told(4 * G)), node("lb2", web=told(4 * G)), node("lb3", mail=told(1 * G))]

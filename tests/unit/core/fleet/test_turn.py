@@ -171,6 +171,19 @@ def test_who_leaves_or_may_before_it_is_known_with_what_they_take_along() -> Non
     assert leaving(replace(view(), register=register), WISH, strict, now=NOW) == {"lb3": "", "lb2": ""}
 
 
+@pytest.mark.parametrize(
+    ("holders", "gone"), [(("lb3", "lb1"), {"lb3": ""}), (("lb1", "lb3"), {}), (("lb1",), {}), ((), {})]
+)
+def test_of_two_that_hold_a_turn_the_later_one_reckons_with_the_earlier(
+    holders: tuple[str, ...], gone: dict[str, str]
+) -> None:
+    register = Register(
+        heard=NOW - 1.0, mine=WISH.number, holders=tuple(Holder(node=name) for name in holders)
+    )
+    strict = replace(ETCD, max_out=2)
+    assert leaving(replace(view(), register=register), WISH, strict, now=NOW) == gone
+
+
 def test_nobody_reachable_is_in_the_way_however_many_may_be_out() -> None:
     lost = [peer(name, heard=NOW - 60.0, problem="no answer") for name in NAMES[1:]]
     found = asked(*lost, fleet=replace(FLEET, max_out=5, min_announcing=0))
