@@ -148,9 +148,10 @@ class Resolvers:
         self.lab.start(node, "exabgp")
         self.routed(NODES)
 
-    def from_healthcheck(self, node: str) -> None:
+    def from_healthcheck(self, node: str, load: Load) -> None:
         self.lab.exec(node, "touch", healthcheck.DISABLE)
         self.routed(tuple(one for one in NODES if one != node))
+        load.await_answers()  # healthcheck takes the addresses off lo, and a query may be on its way
         self.lab.stop(node, "exabgp", PATIENCE)
         self.lab.exec(node, "rm", healthcheck.DISABLE)
         self.lab.render(node)
@@ -179,6 +180,10 @@ class Load:
     def stats(self, least: int = 0) -> dict[str, Any]:
         """`least`: so many are asked since the mark."""
         return self._do("stats", least)
+
+    def await_answers(self) -> None:
+        """Until all that was asked so far is answered, or lost."""
+        until(lambda: not self.stats()["waiting"], "queries to be answered")
 
     def _do(self, what: str, least: int = 0) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -287,7 +292,7 @@ def test_healthcheck_gives_way_to_anycast_on_one_node_after_the_other_and_no_que
         shown("to healthcheck, which promises nothing", load.stats())
         load.mark()
         for node in NODES:
-            site.from_healthcheck(node)
+            site.from_healthcheck(node, load)
         found = load.stats()
         shown("from healthcheck", found)
         assert (found["lost"], found["refused"]) == (0, 0)
