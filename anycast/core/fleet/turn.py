@@ -185,7 +185,7 @@ def hindrances(own: Document, view: View, wish: Wish, fleet: Fleet, *, now: floa
     It looks at every VIP of every node, so not in the event loop of the agent.
     """
     queue = _Queue.of(view, wish, fleet, now)
-    kept = _kept(view, wish, fleet, queue, now) if _is_strict(wish, fleet) else _Kept()
+    kept = _kept(view, wish, fleet, queue, now)
     if wish.scope == NODE and len(queue.out) + kept.held >= fleet.max_out:
         return ()  # that is in the way already, and the same would be said of every VIP
     gone = _leaving(queue, kept)
@@ -196,7 +196,7 @@ def hindrances(own: Document, view: View, wish: Wish, fleet: Fleet, *, now: floa
 def leaving(view: View, wish: Wish, fleet: Fleet, *, now: float) -> dict[str, str]:
     """The other nodes that leave, have left, or may before `wish` comes true, each with its scope."""
     queue = _Queue.of(view, wish, fleet, now)
-    return _leaving(queue, _kept(view, wish, fleet, queue, now) if _is_strict(wish, fleet) else _Kept())
+    return _leaving(queue, _kept(view, wish, fleet, queue, now))
 
 
 def _leaving(queue: _Queue, kept: _Kept) -> dict[str, str]:
@@ -335,7 +335,7 @@ class _Queue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
-    """What etcd has of the turns."""
+    """What etcd has of the turns; nothing, where they are not there."""
 
     reasons: tuple[str, ...] = ()
     place: int = 1
@@ -345,6 +345,8 @@ class _Kept:
 
 
 def _kept(view: View, wish: Wish, fleet: Fleet, queue: _Queue, now: float) -> _Kept:
+    if not _is_strict(wish, fleet):
+        return _Kept()
     found = view.register
     if found is None or found.problem or found.heard is None or found.heard < now - round_of(fleet):
         why = (found.problem if found is not None else "") or view.problem or "it has not answered yet"
