@@ -77,7 +77,12 @@ class Agreeing:
         )
 
     def alive(self, name: str, at: float) -> None:
-        self._became(agreement.alive(self._now, name, at))
+        """What it said last is still so, also after it was not heard for a while: it does not say it again."""
+        told = self._heard.get(name)
+        if told is not None and name not in self._now.others:
+            self._became(agreement.heard(self._now, name, _prints(told), at))
+        else:
+            self._became(agreement.alive(self._now, name, at))
 
     def _became(self, after: Agreement) -> None:
         if after.differing is not self._now.differing:
@@ -124,7 +129,6 @@ class Agreeing:
     def _forget(self, now: float) -> None:
         for name, known in list(self._now.others.items()):
             if now - known.at > PATIENCE[self._heard[name].source]:
-                del self._heard[name]
                 self._became(agreement.forgotten(self._now, name))
 
     async def _say(self, node: str) -> None:

@@ -57,4 +57,5 @@ def site(whole_site: Site) -> Iterator[Site]:
     except BaseException:
         whole_site.restart()
         raise
-    assert not whole_site.complaints()
+    if complaints := whole_site.complaints():
+        pytest.fail("\n".join(complaints), pytrace=False)

@@ -40,6 +40,7 @@ TIMING = {
 }
 
 Document = dict[str, Any]
+_LINES = 30  # of a log, behind the first that tells of a defect
 T = TypeVar("T")
 
 
@@ -252,8 +253,8 @@ class Site:
 
     def complaints(self) -> list[str]:
         """What the nodes have logged since the test began that no fault excuses: the traces of defects."""
-        texts = [path.read_bytes()[start:].decode() for path, start in self._sound.items()]
-        return [text for text in texts if any(word in text for word in PROBLEM_WORDS)]
+        texts = [(path, path.read_bytes()[start:].decode()) for path, start in self._sound.items()]
+        return [f"{path}: {part}" for path, text in texts if (part := _first_defect(text))]
 
     # Processes
 
@@ -362,6 +363,13 @@ class Site:
     def served(self) -> bool:
         """Whether a new connection to each VIP finds a real server."""
         return all(self.http_server(vip).startswith("rs") for vip in (VIP4, VIP6))
+
+
+def _first_defect(log: str) -> str:
+    """From the line on that tells of one; empty: none does."""
+    lines = log.splitlines()
+    found = next((at for at, line in enumerate(lines) if any(word in line for word in PROBLEM_WORDS)), None)
+    return "" if found is None else "\n".join(lines[found : found + _LINES])
 
 
 def _good(status: Document) -> bool:

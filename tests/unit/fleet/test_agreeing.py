@@ -15,12 +15,14 @@ import pytest
 
 from anycast.core import events as ev
 from anycast.core.fleet.codec import BrokenError
-from anycast.core.fleet.values import Disagreement, Peer, View
+from anycast.core.fleet.values import Disagreement, Peer, Source, View
 from anycast.core.hooks import Secret
 from anycast.core.values.configuration import Config
 from anycast.core.values.fleet import Fleet, PeerAt
+from anycast.fleet import agreeing, frames
 from anycast.fleet.frames import LENGTH, Task
 from anycast.fleet.main import serve
+from anycast.fleet.own import SOCKET
 from anycast.fleet.receiving import Receiver
 from anycast.ops.fleet import Told
 from anycast.ops.fleet_door import Door
@@ -76,6 +78,17 @@ class Heard:
 
 
 @contextlib.asynccontextmanager
+async def served(own: Node, folder: Path) -> AsyncIterator[None]:
+    """This node's ops process, as far as it is asked here."""
+    async with surface(own, told=Told(own)) as (local, _):
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(folder / SOCKET))
+        listener.listen()
+        await local.listen(listener)
+        yield
+
+
+@contextlib.asynccontextmanager
 async def two(folder: Path) -> AsyncIterator[tuple[Node, Node, Heard]]:
     """lb1, which hears lb2: both as they are served, and the process between them."""
     token = folder / "token"
@@ -92,11 +105,7 @@ async def two(folder: Path) -> AsyncIterator[tuple[Node, Node, Heard]]:
     ours, theirs = socket.socketpair()
     heard = Heard()
     task = Task(node="lb1", fleet=asks, runtime_dir=str(folder))
-    async with surface(own, told=Told(own)) as (local, _):
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(folder / "ops.sock"))
-        listener.listen()
-        await local.listen(listener)
+    async with served(own, folder):
         door = asyncio.create_task(
             Door(other, Told(other), lambda *_: None, clock=lambda: other.last_step).keep()
         )
@@ -125,6 +134,45 @@ def test_a_weight_that_one_node_has_alone_is_named_and_it_is_over_once_both_have
             assert found.words == "tcp 192.0.2.1:80: rs1 (10.9.2.1:80) has weight 1 here and 7 on lb2"
             reload(own, 7)
             await heard.until(lambda peer: differs(peer) is None)
+
+    asyncio.run(story())
+
+
+def test_what_was_not_heard_for_a_while_and_is_as_it_was_still_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that did not run for some seconds hears from all that nothing is new: no word of a table comes again."""
+    monkeypatch.setattr(agreeing, "PATIENCE", {Source.PEERS: 0.5})
+    told: asyncio.Queue[Disagreement | None] = asyncio.Queue()
+
+    async def refused(node: str, path: str) -> bytes:
+        raise ConnectionRefusedError
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        one = agreeing.Agreeing(str(tmp_path), refused, lambda _node, found: told.put_nowait(found))
+
+        async def says_so() -> Disagreement | None:
+            """Until something is told."""
+            while True:
+                one.alive("lb2", loop.time())
+                with contextlib.suppress(TimeoutError):
+                    return await asyncio.wait_for(told.get(), 0.1)
+
+        fleet = Fleet(peers=(PeerAt(name="lb2", host="127.0.0.1"),))
+        own = healthy(replace(CONFIG, fleet=fleet), now=time.monotonic())
+        own.last_step += PATIENCE
+        async with served(own, tmp_path), asyncio.timeout(PATIENCE):
+            running = asyncio.create_task(one.run())
+            try:
+                row = ("announced", "", 0.0, "another-table", ())
+                one.hear(frames.Told(name="lb2", heard=loop.time(), pieces={"digest": {"web": row}}))
+                assert await says_so() is not None
+                assert await told.get() is None
+                assert await says_so() is not None
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(story())
 
