@@ -154,7 +154,9 @@ class Agreeing:
         with contextlib.suppress(*_Failed):
             path = f"{tables.PATH}{quote(vip, safe='')}"
             async with asyncio.timeout(TIMEOUT):
-                there, here = await asyncio.gather(self._ask(node, path), self._own.get(path))
+                # One after the other: a question that is given up is not left on the line of the next one.
+                here = await self._own.get(path)
+                there = await self._ask(node, path)
             words = agreement.first_difference(node, tables.read(here), tables.read(there))
         self._words[node] = vip, now, words
         return words

@@ -43,6 +43,12 @@ def differing(site: Site, node: str) -> list[Document]:
     return [one for one in site.status(node)["standing"] if one["kind"] == KIND]
 
 
+def told(site: Site, node: str) -> str:
+    """What `anycast fleet` says, once it names lb3: the process that compares the tables may have been started again."""
+    shown = site.lab.node_cli(node, "fleet").stdout
+    return shown if "! lb3 serves the VIP" in shown else ""
+
+
 def test_a_weight_that_one_node_has_alone_is_named_by_the_others(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -52,15 +58,14 @@ def test_a_weight_that_one_node_has_alone_is_named_by_the_others(
         assert differing(site, node) == []
     in_fleet(site, weight=7, nodes=("lb3",))
     began = time.monotonic()
-    (told,) = until(lambda: differing(site, "lb1") or None, "lb1 to name lb3")
+    (named,) = until(lambda: differing(site, "lb1") or None, "lb1 to name lb3")
     took = time.monotonic() - began
-    assert told["about"] == "lb3"
-    assert "has weight 1 here and 7 on lb3" in told["text"]
+    assert named["about"] == "lb3"
+    assert "has weight 1 here and 7 on lb3" in named["text"]
     assert [one["about"] for one in until(lambda: differing(site, "lb2") or None, "lb2 to name lb3")] == [
         "lb3"
     ]
-    shown = site.lab.node_cli("lb1", "fleet").stdout
-    assert "! lb3 serves the VIP" in shown
+    shown = until(partial(told, site, "lb1"), "lb1 to tell it whoever asks")
     in_fleet(site, weight=7, nodes=("lb1", "lb2"))
     for node in NODES:
         until(partial(agrees, site, node), f"{node} to have the same tables")

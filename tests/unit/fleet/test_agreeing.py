@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog.testing
 
 from anycast.core import events as ev
 from anycast.core.fleet.codec import BrokenError
@@ -138,41 +139,71 @@ def test_a_weight_that_one_node_has_alone_is_named_and_it_is_over_once_both_have
     asyncio.run(story())
 
 
+class Compared:
+    """What lb1 tells of others that have another table of its first VIP. The first that is asked refuses, and none answers."""
+
+    def __init__(self, folder: Path, *names: str) -> None:
+        self.told: asyncio.Queue[tuple[str, Disagreement | None]] = asyncio.Queue()
+        self._one = agreeing.Agreeing(str(folder), self._ask, lambda *found: self.told.put_nowait(found))
+        self._folder = folder
+        self._asked = 0
+        self._names = names
+
+    async def _ask(self, node: str, path: str) -> bytes:
+        self._asked += 1
+        if self._asked > 1:
+            await asyncio.Event().wait()
+        raise ConnectionRefusedError
+
+    @contextlib.asynccontextmanager
+    async def compared(self) -> AsyncIterator[None]:
+        peers = tuple(PeerAt(name=name, host="127.0.0.1") for name in self._names)
+        own = healthy(replace(CONFIG, fleet=Fleet(peers=peers)), now=time.monotonic())
+        own.last_step += PATIENCE
+        async with served(own, self._folder), asyncio.timeout(PATIENCE):
+            running = asyncio.create_task(self._one.run())
+            try:
+                for name in self._names:
+                    row = ("announced", "", 0.0, "another-table", ())
+                    now = asyncio.get_running_loop().time()
+                    self._one.hear(frames.Told(name=name, heard=now, pieces={"digest": {"web": row}}))
+                yield
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+
+    async def says_so(self) -> tuple[str, Disagreement | None]:
+        """What is told next, while the others say that nothing is new."""
+        while True:
+            for name in self._names:
+                self._one.alive(name, asyncio.get_running_loop().time())
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.wait_for(self.told.get(), 0.1)
+
+
 def test_what_was_not_heard_for_a_while_and_is_as_it_was_still_differs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that did not run for some seconds hears from all that nothing is new: no word of a table comes again."""
     monkeypatch.setattr(agreeing, "PATIENCE", {Source.PEERS: 0.5})
-    told: asyncio.Queue[Disagreement | None] = asyncio.Queue()
-
-    async def refused(node: str, path: str) -> bytes:
-        raise ConnectionRefusedError
 
     async def story() -> None:
-        loop = asyncio.get_running_loop()
-        one = agreeing.Agreeing(str(tmp_path), refused, lambda _node, found: told.put_nowait(found))
+        lb1 = Compared(tmp_path, "lb2")
+        async with lb1.compared():
+            assert (await lb1.says_so())[1] is not None
+            assert await lb1.told.get() == ("lb2", None)
+            assert (await lb1.says_so())[1] is not None
 
-        async def says_so() -> Disagreement | None:
-            """Until something is told."""
-            while True:
-                one.alive("lb2", loop.time())
-                with contextlib.suppress(TimeoutError):
-                    return await asyncio.wait_for(told.get(), 0.1)
+    asyncio.run(story())
 
-        fleet = Fleet(peers=(PeerAt(name="lb2", host="127.0.0.1"),))
-        own = healthy(replace(CONFIG, fleet=fleet), now=time.monotonic())
-        own.last_step += PATIENCE
-        async with served(own, tmp_path), asyncio.timeout(PATIENCE):
-            running = asyncio.create_task(one.run())
-            try:
-                row = ("announced", "", 0.0, "another-table", ())
-                one.hear(frames.Told(name="lb2", heard=loop.time(), pieces={"digest": {"web": row}}))
-                assert await says_so() is not None
-                assert await told.get() is None
-                assert await says_so() is not None
-            finally:
-                running.cancel()
-                await asyncio.gather(running, return_exceptions=True)
+
+def test_of_several_that_do_not_answer_each_is_named(tmp_path: Path) -> None:
+    async def story() -> None:
+        lb1 = Compared(tmp_path, "lb2", "lb3")
+        with structlog.testing.capture_logs() as logs:
+            async with lb1.compared():
+                assert {(await lb1.says_so())[0], (await lb1.says_so())[0]} == {"lb2", "lb3"}
+        assert logs == []
 
     asyncio.run(story())
 
