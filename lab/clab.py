@@ -27,7 +27,7 @@ _HEAD = """\
 _DAEMONS = """\
 bgpd=yes
 vtysh_enable=yes
-zebra_options="  -A 127.0.0.1 -s 90000000"
+zebra_options="  -A 127.0.0.1 -s 90000000 --v6-rr-semantics"
 bgpd_options="   -A 127.0.0.1"
 """
 

@@ -238,6 +238,8 @@ class Lab:
                 place = self.frr(node)
                 return [
                     str(_FRR / what),
+                    # Without it 8.4 takes an IPv6 route away to change it.
+                    *(["--v6-rr-semantics"] if what == "zebra" else []),
                     *("-u", "frr", "-g", "frr", "-P", "0", "--log", "stdout"),
                     *("-f", str(folder / f"{what}.conf"), "-i", str(place / f"{what}.pid")),
                     *("-z", str(place / "zserv.api"), "--vty_socket", str(place)),

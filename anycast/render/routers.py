@@ -11,6 +11,7 @@ from anycast.render.router import CONNECT_RETRY, VIEW_PATHS, Router, short
 from anycast.render.template import render
 
 _STRICT = (10, 4)  # FRR: `neighbor … bfd strict`
+_REPLACES = (10, 3)  # FRR: an IPv6 route that changes; 8.4 deletes it and adds it again
 _RESILIENT = (10, 8)  # FRR: `zebra nexthop-group resilience`; 10.7 has none
 _WRITES_KERNEL = (8, 8)  # OpenBGPD, on Linux; 7.7 does not
 
@@ -25,6 +26,7 @@ def frr_conf(router: Router) -> str:
         router=router,
         connect_retry=CONNECT_RETRY,
         strict=router.since(*_STRICT),
+        takes_away=not router.since(*_REPLACES) and any(6 in node.families for node in router.nodes),
         resilient=router.since(*_RESILIENT),
         profile=_profile,
     )

@@ -197,17 +197,24 @@ _READY = {
 
 
 def start_frr(
-    place: str, folder: Path, names: Sequence[str], debian: Path | None = None, *, port: int = 179
+    place: str,
+    folder: Path,
+    names: Sequence[str],
+    debian: Path | None = None,
+    *,
+    port: int = 179,
+    zebra: Sequence[str] = (),
 ) -> list[Process]:
     """FRR's daemons in namespace `place`, each with `NAME.conf` of the folder if it is there. The folder becomes FRR's.
 
-    `debian`: where the FRR of another Debian is (see `lab.suites`). `port`: bgpd's.
+    `debian`: where the FRR of another Debian is (see `lab.suites`). `port`: bgpd's. `zebra`: what its command line has.
     """
+    options = {"zebra": zebra, "bgpd": ("-p", str(port)) if port != 179 else ()}
     os.chown(folder, *_ids("frr", debian))
     daemons: list[Process] = []
     try:
         for name in names:
-            daemons.append(_start_frr(place, folder, name, debian, port))
+            daemons.append(_start_frr(place, folder, name, debian, options.get(name, ())))
             _await_path(folder / _READY[name], folder / f"{name}.log")
     except BaseException:
         for daemon in daemons:
@@ -224,14 +231,14 @@ def _ids(user: str, debian: Path | None) -> tuple[int, int]:
     raise LookupError(f"no user {user} in {debian or 'this Debian'}")
 
 
-def _start_frr(place: str, folder: Path, name: str, debian: Path | None, port: int) -> Process:
+def _start_frr(place: str, folder: Path, name: str, debian: Path | None, options: Sequence[str]) -> Process:
     (folder / _READY[name]).unlink(missing_ok=True)  # of a life before
     if not (folder / f"{name}.conf").exists():
         (folder / f"{name}.conf").write_text("frr defaults traditional\n")
     conf, pid, log = (folder / f"{name}.{what}" for what in ("conf", "pid", "log"))
     argv = [str(FRR / name), "-u", "frr", "-g", "frr", "-f", str(conf), "-i", str(pid), "-P", "0"]
     argv += ["-z", str(folder / "zserv.api"), "--vty_socket", str(folder), "--log", "stdout"]
-    argv += ["-p", str(port)] if name == "bgpd" and port != 179 else []
+    argv += options
     argv += ["--bfdctl", str(folder / "bfdd.sock")] if name == "bfdd" and _bfdd_has_a_socket(debian) else []
     return spawn(of(debian, argv), netns=place, env=os.environ, log=log, record=folder / f"{name}.record")
 

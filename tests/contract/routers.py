@@ -177,6 +177,7 @@ class Frr(Software):
     program = str(FRR / "bgpd")
     version = (str(FRR / "bgpd"), "--version")
     mistake = ("remote-as", "remote-az")  # from 10.3 on `vtysh -C` looks at no number
+    zebra: ClassVar[tuple[str, ...]] = ()  # what its command line has
 
     @classmethod
     def check(cls, conf: Path) -> subprocess.CompletedProcess[str]:
@@ -184,7 +185,12 @@ class Frr(Software):
 
     def start(self, conf: Path) -> None:
         self.processes += start_frr(
-            self.place, self.folder, ("zebra", "bfdd", "bgpd"), self.debian, port=self.port
+            self.place,
+            self.folder,
+            ("zebra", "bfdd", "bgpd"),
+            self.debian,
+            port=self.port,
+            zebra=self.zebra,
         )
         self.load(conf)
 

@@ -131,6 +131,15 @@ class Resolvers:
             self.lab.run / node / "control.sock", "POST", "/maintenance", body, timeout=PATIENCE
         ).ok
 
+    @contextlib.contextmanager
+    def out(self, node: str) -> Iterator[None]:
+        """It is back afterwards, whatever comes to pass."""
+        try:
+            yield
+        finally:
+            self.maintenance(node, on=False)
+            self.routed(NODES)
+
     def to_healthcheck(self, node: str) -> None:
         """ExaBGP's own script takes the node's VIPs over, and puts their addresses on lo."""
         self.maintenance(node, on=True)
@@ -235,7 +244,7 @@ def test_no_node_has_anything_in_ipvs(site: Resolvers) -> None:
 
 
 def test_a_drain_of_one_of_three_loses_no_query(site: Resolvers) -> None:
-    with Load() as load:
+    with Load() as load, site.out("lb2"):
         load.mark()
         site.maintenance("lb2", on=True)
         until(lambda: site.stage("lb2") == "down" or None, "the end of the drain")

@@ -16,10 +16,10 @@ from lab.topology import VIPS
 from tests.e2e.site import NODES, Site, until
 from tests.scrape import samples
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(2000)]
 MANY = {f"many{n:03}": f"10.98.{n // 250}.{n % 250 + 1}" for n in range(300)}
 PREFIXES = {f"{address}/32" for address in MANY.values()}
-PASS = 300.0  # seconds: thousands of operations in an emulated kernel that has other work
+PASS = 800.0  # seconds: thousands of operations in an emulated kernel that has other work
 
 
 @pytest.fixture

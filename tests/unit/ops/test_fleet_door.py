@@ -43,7 +43,7 @@ class Site:
 async def ask(
     port: int, head: str = "", path: str = "/fleet", method: str = "GET"
 ) -> tuple[int, bytes, bytes]:
-    """Status, headers and body; 0: nobody answers."""
+    """Status, headers and body; 0: nobody answers, or whoever took the connection has closed it since."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -52,6 +52,8 @@ async def ask(
     data = await reader.read()
     writer.close()
     headers, _, body = data.partition(b"\r\n\r\n")
+    if not headers:
+        return 0, b"", b""
     return int(headers.split()[1]), headers, body
 
 

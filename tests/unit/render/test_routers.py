@@ -91,6 +91,17 @@ def test_frr_is_given_what_its_version_takes(version: str | None, *, strict: boo
     assert bool(re.search("^zebra nexthop-group resilience ", text, re.MULTILINE)) is resilient
 
 
+@pytest.mark.parametrize(("version", "takes_away"), [(None, True), ("8.4.4", True), ("10.3", False)])
+def test_who_has_an_frr_that_takes_ipv6_routes_away_is_told_what_cures_it(
+    version: str | None, *, takes_away: bool
+) -> None:
+    full = config()
+    only = replace(full, bgp=replace(full.bgp, neighbors=full.bgp.neighbors[:1]))
+    assert ("--v6-rr-semantics" in rendered("frr", full, version=version)) is takes_away
+    assert {family for one in router([only]).nodes for family in one.families} == {4}
+    assert "--v6-rr-semantics" not in rendered("frr", only, version=version)
+
+
 def test_a_resilient_group_gives_a_node_that_returns_its_share() -> None:
     """Without an unbalanced-timer the kernel waits for buckets that are idle, and under traffic none is."""
     line = next(
