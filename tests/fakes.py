@@ -25,7 +25,7 @@ from anycast.core.values.report import Report
 from anycast.core.values.route import Prefix
 from anycast.core.vip.decide import Reason
 from anycast.core.vip.facts import furthest
-from tests.property.worlds import CHECK, config, server, told
+from tests.property.worlds import CHECK, config, counting, server, told
 
 NOTHING = kernels.Snapshot(table={}, addresses=frozenset(), sysctls={})
 TTL, DRAIN, SETTLE = Timing().lease_ttl, Timing().drain, Timing().settle
@@ -93,6 +93,7 @@ class Node:
         self.offset = offset
         self.traffic = 0.0
         self._packets, self._packets_at = 0.0, now
+        self.counts_all = True  # what all services received can be read
         self.kernel = found
         self.kernel_breaks = kernel_breaks
         self.kernel_is_slow = kernel_is_slow
@@ -158,7 +159,10 @@ class Node:
         self._count()
         packets = dict.fromkeys(self.kernel.table, int(self._packets))
         snapshot = told(self.kernel, self.asked, discards=job.discards)
-        self.send(ev.KernelRead(snapshot=replace(snapshot, packets=packets), failures=failures))
+        snapshot = counting(snapshot, packets)
+        if not self.counts_all:
+            snapshot = replace(snapshot, received=None)
+        self.send(ev.KernelRead(snapshot=snapshot, failures=failures))
 
     def kernel_changed(self) -> None:
         """The kernel tells of a change, and readings keep their pace."""

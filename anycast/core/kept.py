@@ -258,7 +258,8 @@ def _replaced(
     """By service, the real servers that the configuration has no more, or that are reached in another way now."""
     gone: dict[ipvs.Key, list[ipvs.DestinationKey]] = {}
     for key, at in state.retiring:
-        if key not in untouched:
+        # Of one that retires already it was said before that nobody needs it: it may have been of a sorry pool.
+        if key not in untouched and (key, at) not in before.retiring:
             gone.setdefault(key, []).append(at)
     for key in _reached_otherwise(before, state):
         gone.setdefault(key, []).extend(state.index.servers[key])

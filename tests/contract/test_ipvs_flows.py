@@ -476,7 +476,7 @@ EST_NICE = "net.ipv4.vs.est_nice"
 def test_the_priority_of_the_counting_changes_nothing_that_a_drain_goes_by(nice: str) -> None:
     """Since 6.2. Beside a program that wants the whole processor: late is all that a service's counter may be.
 
-    The live count of all services has every packet at once, and a drain is proven by that alone.
+    The live count of all services has every packet at once; by it a drain knows which of them the counters lack.
     """
     with node() as one, one.inside():
         if sysctl.read([EST_NICE])[EST_NICE] is None:

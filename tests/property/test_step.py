@@ -69,7 +69,7 @@ from anycast.core.vip.decide import Advertise, Reason, ServiceFacts
 from anycast.core.vip.facts import furthest
 from anycast.core.vip.hold import WINDOW, hold
 from anycast.core.withdrawal import PATIENCE as LEAVE_PATIENCE
-from tests.property.worlds import CONFIGS, after, busied, staying, told
+from tests.property.worlds import CONFIGS, after, busied, counting, staying, told
 
 ROUNDING = 1e-6  # seconds: sums of instants are not exact
 LATE = 1e-6  # seconds after which a wake comes: a real clock's is never on time
@@ -516,7 +516,7 @@ class World(RuleBasedStateMachine):
                 except KeyError:  # somebody else took the service away meanwhile: ESRCH
                     failures.append(kernels.Failure((op,), "no such service"))
         packets = dict.fromkeys(self.kernel.table, self.packets)
-        snapshot = replace(told(self.kernel, job.sysctls, discards=job.discards), packets=packets)
+        snapshot = counting(told(self.kernel, job.sysctls, discards=job.discards), packets)
         partial = isinstance(job, ev.ProgramKernel) and not failures and self.last_read is not None
         if self.last_read is not None:
             written = touched(job.ops) if isinstance(job, ev.ProgramKernel) and partial else None

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane import kernel as kernels
 from anycast.core.dataplane.ipvs import Connections, Destination, ServiceEntry, ServiceKey, Table
+from anycast.core.dataplane.traffic import Received
 from anycast.core.values.checks import CarrierCheck, HttpCheck, LoadCheck
 from anycast.core.values.configuration import (
     Address,
@@ -194,7 +195,14 @@ def told(kernel: kernels.Snapshot, asked: Iterable[str], *, discards: bool = Fal
     """
     sysctls = {name: kernel.sysctls.get(name) for name in asked}
     there = (kernel.discards or frozenset()) if discards else None
-    return replace(kernel, table=ipvs.forgotten(kernel.table), sysctls=sysctls, discards=there)
+    table = ipvs.forgotten(kernel.table)
+    return counting(replace(kernel, table=table, sysctls=sysctls, discards=there), kernel.packets)
+
+
+def counting(snapshot: kernels.Snapshot, packets: Mapping[ipvs.Key, int]) -> kernels.Snapshot:
+    """With these packets received, all of them added up already."""
+    total = sum(packets.values())
+    return replace(snapshot, packets=packets, received=Received(live=total, counted=total))
 
 
 def after(

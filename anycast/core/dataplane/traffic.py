@@ -2,8 +2,12 @@
 
 The kernel adds the counters of a service up every two seconds, in a thread that may be starved, or be told not to run
 (`net.ipv4.vs.run_estimation`, `est_cpulist`, `est_nice`). Its counts of all services together are in two forms: live,
-by processor, and added up by that same thread. So counters are known to include a packet once the sum has reached what
-the live count was after it.
+by processor, and added up by that same thread, first in each of its rounds. So counters are known to include a packet
+once a round has begun after the one whose sum has reached what the live count was after it: however late the thread is,
+it has come to every service in between.
+
+This is proven for one such thread. A kernel since 6.2 starts more of them where services and real servers are more than
+one takes (thousands), and those keep no order with the sum.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from anycast.core.dataplane.ipvs import Key
 
 WINDOW = 3.0  # seconds between two readings that make a rate
 APART = 0.5  # seconds between two that are worth keeping
-TICK = 2.0  # seconds in which the kernel's thread comes to each service once
+TICK = 2.0  # seconds in which the kernel's thread, where it is not late, comes to each service once
 SPAN = 1.0  # seconds without a packet that are enough, where it is known which packets are counted
 _KEPT = WINDOW + 2 * TICK + SPAN  # seconds: a reading is caught up with by then, if the thread runs
 
@@ -83,8 +87,6 @@ def at_most(counts: tuple[Count, ...], keys: Iterable[Key], *, since: float = fl
     if not counts:
         return None
     newest = counts[-1]
-    if newest.received is None:
-        return rate(counts, keys)
     bounds = (_all_together(counts, newest), _caught_up(counts, newest, tuple(keys)))
     return min((bound for bound in bounds if bound is not None), default=None)
 
@@ -102,17 +104,19 @@ def _caught_up(counts: tuple[Count, ...], newest: Count, keys: tuple[Key, ...]) 
     """By the services' own counters, up to the instant from which on they may lack packets."""
     if newest.received is None:
         return None
-    reached = [
-        one for one in counts if one.received is not None and one.received.live <= newest.received.counted
-    ]
+    known = [(one.at, one.received) for one in counts if one.received is not None]
+    earlier = [received.counted for _, received in known if received.counted < newest.received.counted]
+    if not earlier:
+        return None
+    # The round of that sum is over, for the next one has begun.
+    reached = [at for at, received in known if received.live <= max(earlier)]
     if not reached:
         return None
-    # The sum comes first in each round of the thread: a service may be behind it by one.
-    end = reached[-1].at - TICK
+    end = reached[-1]
     bases = [one for one in counts if one.at <= end - SPAN]
-    if not bases or (packets := _between(bases[-1], newest, keys)) is None:
-        return None
-    return packets / (end - bases[-1].at)
+    # Packets since `end` are in it too: the more, the shorter the time before. The longest is best where a few trickle in.
+    found = [(one.at, _between(one, newest, keys)) for one in (*bases[:1], *bases[1:][-1:])]
+    return min((packets / (end - at) for at, packets in found if packets is not None), default=None)
 
 
 def rate(counts: tuple[Count, ...], keys: Iterable[Key], *, since: float = float("-inf")) -> float | None:

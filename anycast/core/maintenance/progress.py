@@ -272,11 +272,17 @@ def _done(state: State, scope: str, progress: Progress, now: float) -> tuple[Pro
             rate = _arriving(state, scope, progress.since, _packets_at_most)
             if rate is not None and rate <= timing.quiet_rate:
                 return progress, "quiet"
-            uncounted = any(map(_is_here, vips_of(state, scope))) and rate is None
-            why = "the limit has passed, and packets could not be counted" if uncounted else LIMIT
+            blind = rate is None and _blind(state, scope)
+            why = "the limit has passed, and packets could not be counted" if blind else LIMIT
             return progress, why if now >= progress.since + timing.quiet_limit else None
         case Stage.ACTIVE | Stage.DOWN:
             return progress, None
+
+
+def _blind(state: State, scope: str) -> bool:
+    """There is no live count of packets to go by."""
+    counts = state.kernel.counts
+    return any(map(_is_here, vips_of(state, scope))) or not counts or counts[-1].received is None
 
 
 def _entered(state: State, scope: str, stage: Stage, now: float) -> Progress:

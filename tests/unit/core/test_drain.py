@@ -272,12 +272,27 @@ def test_a_vip_that_is_down_stays_so_when_its_node_begins_to_drain_and_ends() ->
 
 def test_the_node_is_down_only_once_every_vip_is_quiet() -> None:
     node = up(vip(), vip("mail", number=2))
-    node.flow(1.0)  # of each: below the limit for one, above it for both
+    node.flow(0.7)  # of each: below the limit for one, above it for both
     node.maintain(NODE, skip_drain=True)
     node.maintain("web", skip_drain=True)
     node.acknowledge()
-    node.wait(SETTLE + PROVEN)
+    node.wait(SETTLE + 2 * PROVEN)
     assert (node.stage("web"), node.stage(NODE)) == (Stage.DOWN, Stage.QUIET)
+
+
+def test_a_kernel_whose_packets_cannot_be_counted_proves_no_silence() -> None:
+    node = up()
+    node.counts_all = False
+    node.maintain(skip_drain=True)
+    node.acknowledge()
+    node.wait(SETTLE + LIMIT - 0.1)
+    assert node.stage() is Stage.QUIET
+    node.wait(0.2)
+    told = node.events("maintenance.stage_changed")[-1]
+    assert (told.fields["stage"], told.fields["why"]) == (
+        "down",
+        "the limit has passed, and packets could not be counted",
+    )
 
 
 def test_maintenance_found_at_the_start_goes_on_from_the_withdraw() -> None:

@@ -458,3 +458,10 @@ def test_it_stays_while_the_kernel_is_changed_and_comes_up_once_it_is_read_back(
 
 def test_a_plugin_must_know_how_to_announce_a_last_resort() -> None:
     assert needs(config(sorry())) == 2
+
+
+def test_one_that_was_taken_out_before_the_first_reading_is_no_real_server_at_the_next_reload() -> None:
+    node = Node(sorry(), kernel_is_slow=True)
+    node.reload(vip())
+    node.reload(vip(servers=(1, 2, 3, 4)))
+    assert not node.state.kept
