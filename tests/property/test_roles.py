@@ -27,11 +27,11 @@ class Twins(worlds.World):
     backups: ClassVar[dict[int, tuple[Vip, Vip]]]  # what has not changed stays the same object
 
     def send(self, event: ev.Event) -> None:
+        if isinstance(event, ev.PluginReported):  # of an older one the twin would complain, and of some both
+            event = replace(event, report=replace(event.report, attributes=ATTRIBUTES))
         other = event
         if isinstance(event, ev.Reconfigured):
             other = replace(event, config=backup(event.config))
-        elif isinstance(event, ev.PluginReported):  # of an older one the twin would complain
-            other = replace(event, report=replace(event.report, attributes=ATTRIBUTES))
         Twins.twin, effects = step(Twins.twin, other, self.now)
         _, mine = step(self.state, event, self.now)
         assert told(effects) == told(mine)
