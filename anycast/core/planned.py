@@ -269,7 +269,9 @@ def _servers(before: State, after: State, key: ipvs.Key, *, leaves: bool) -> Ite
     members = [_members(one, key) for one in (before, after)]
     if old == new and was == now and members[0] == members[1]:
         return
-    kept = {member.up.key for member in after.kept[key].members} if key in after.kept else set()
+    kept = _kept(after, key)
+    # Those that an earlier reload replaced, and that have served until now.
+    was = {at: scope for at, scope in _kept(before, key).items() if at not in {**kept, **now}} | dict(was)
     connections = _connections(before, key)
     for at in dict.fromkeys((*was, *now)):
         what: tuple[str, ...] = ()
@@ -295,6 +297,11 @@ def _servers(before: State, after: State, key: ipvs.Key, *, leaves: bool) -> Ite
             continue
         scope = now.get(at) or was[at]
         yield ServerChange(server=scope, at=at, fate=fate, connections=connections.get(at, 0), what=what)
+
+
+def _kept(state: State, key: ipvs.Key) -> dict[ipvs.DestinationKey, str]:
+    """The real servers that are kept until those in their place are proven, with their names."""
+    return {one.up.key: one.scope for one in state.kept[key].members} if key in state.kept else {}
 
 
 def _weights(state: State, key: ipvs.Key) -> dict[ipvs.DestinationKey, int]:

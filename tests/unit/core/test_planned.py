@@ -9,17 +9,20 @@ from typing import Any
 import pytest
 
 from anycast.core import events as ev
+from anycast.core.dataplane.ipvs import ServiceKey
 from anycast.core.planned import Plan, RouteChange, Waits, planned
 from anycast.core.preference import BACKUP_MED
 from anycast.core.rendering import LEARN, RELOAD, Session, digest, sessions, table_digest
-from anycast.core.values.configuration import Announce, Bgp, Config, Export, Neighbor, Role
-from anycast.core.values.fates import Way
+from anycast.core.values.configuration import Announce, Bgp, Config, Export, Neighbor, Protocol, Role
+from anycast.core.values.fates import Fate, Way
 from anycast.core.values.report import Report
 from anycast.core.values.route import Origin
 from anycast.core.values.speaker import LearnedBy, Speaker, SpeakerType
-from tests.fakes import Node, up
+from tests.fakes import Node, up, vip
 
 FIRST, SECOND = "10.2.1.254", "10.2.1.253"
+
+KEY = ServiceKey(protocol=Protocol.TCP, address=ip_address("192.0.2.1"), port=80)
 
 
 def plan(node: Node, config: Config) -> Plan:
@@ -254,3 +257,15 @@ def test_a_vip_that_gets_attributes_is_away_until_bird_has_them() -> None:
     assert away == f"away until BIRD has its attributes: {LEARN}, before the reload"
     node.send(ev.Reconfigured(config=config))
     assert changed(node, with_vip(config, med=8)) == ("med 7 -> 8",)
+
+
+def test_real_servers_that_serve_until_others_are_proven_are_named_when_their_service_goes() -> None:
+    node = up(vip())
+    node.reload(vip(servers=(4, 5)))
+    assert {one.up.key[0] for one in node.state.kept[KEY].members} == {
+        ip_address(f"10.9.2.{n}") for n in (1, 2, 3)
+    }
+    found = plan(node, replace(node.state.config, vips=(vip(servers=(4, 5), ports=(81,)),)))
+    (gone,) = [one for one in found.services if one.key == KEY]
+    drained = {str(one.at[0]) for one in gone.servers if one.fate is Fate.DRAINS}
+    assert drained == {f"10.9.2.{n}" for n in (1, 2, 3)}
