@@ -150,8 +150,7 @@ class Planner:
             self._reassert(now)
             if self._reloading:
                 self._reloading -= 1
-                if self._doubted:
-                    self._ask(now)
+                self._ask(now)
                 self._prefixes.announce_again(now)
                 self._settle_at = now + SETTLE if self._reloading else None
             self._talk.flush()
@@ -433,11 +432,10 @@ class Planner:
             self.log.append("ExaBGP is told to read its configuration again: everything is said once more")
         self._reloading, self._unread = RELOAD_SAYS, True
         self._ask_mark()
-        self._doubted = self._doubted or any(entry.has_variants for entry in self._prefixes)
-        self._asked_after = False
+        # Though all are sent the same so far: what a new neighbor has by then goes with the first variants.
+        self._doubted, self._asked_after = True, False
         self._changes += 1
         self._settle_at = now + RELOADED
-        self._talk.ask(now + SETTLE)
 
     def _ask(self, now: float) -> None:
         """Which neighbors it has: until it answers, nothing is announced to some of them, and withdraws go to all."""

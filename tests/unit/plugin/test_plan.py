@@ -365,6 +365,8 @@ def test_what_is_announced_again_is_announced_all_the_while() -> None:
     while batch := x.commands():
         said += batch
         assert x.report().announced >= ONLY_A
+        if codec.SHOW_NEIGHBORS in batch:
+            x.plan.line(x.table, x.now)
         x.done(len(batch))
     assert codec.announce(ROUTE_A) in said
     assert x.plan.settled
@@ -936,6 +938,7 @@ APART = replace(
     ROUTE_A,
     variants=(Variant(neighbors=(FIRST,), route=ROUTE_A), Variant(neighbors=(SECOND,), route=WORSE_A)),
 )
+ONLY_FIRST = replace(ROUTE_A, variants=APART.variants[:1])
 ONLY_SECOND = replace(ROUTE_A, variants=APART.variants[1:])
 
 
@@ -1004,6 +1007,18 @@ def test_a_router_that_does_not_get_a_vip_is_told_so_again_when_sessions_come_up
     x.plan.line(UP, x.now)
     assert codec.withdraw(ROUTE_A, [FIRST]) in x.settle()
     assert x.report().announced == {A}
+
+
+def test_a_router_that_a_reload_adds_loses_what_it_was_sent_with_the_others_before_it_was_known() -> None:
+    x = Exchange().started()  # it knows the first alone
+    x.lease(ROUTE_A)
+    x.settle()
+    x.plan.line(codec.Reloading(), x.now)
+    x.lease(ONLY_FIRST)
+    assert x.settle() == []
+    x.table = TWO
+    x.wait(RELOADED)
+    assert x.settle()[-2:] == [codec.announce(ROUTE_A, [FIRST]), codec.withdraw(ROUTE_A, [SECOND])]
 
 
 def test_routes_that_go_alike_go_into_one_command_for_each_router() -> None:
