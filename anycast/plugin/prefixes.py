@@ -55,7 +55,7 @@ class Entry:
     last: Route | None = None  # attributes of the last announcement
     command: Kind | None = None  # the one that is unanswered
     reassert: bool = False
-    again: bool = False  # it is to be announced once more, for ExaBGP may have lost it or changed it
+    again: bool = False  # what is held is to be announced once more: ExaBGP may not have it so
     announce_at: float = -math.inf
     withdraw_at: float = -math.inf
     withdraw_errors: int = 0
@@ -72,8 +72,9 @@ class Entry:
 
     @property
     def settled(self) -> bool:
-        wanted = () if self.want is None else (self.want,)
-        return self.command not in MOVES and not self.clear and self.held == wanted
+        if self.command in MOVES or self.clear:
+            return False
+        return not self.held if self.want is None else self.held == (self.want,) and not self.again
 
     @property
     def has_variants(self) -> bool:
@@ -140,13 +141,14 @@ class Entry:
         return route
 
     def announced(self, route: Route) -> None:
-        """ExaBGP has acknowledged the announce."""
+        """ExaBGP has acknowledged the announce. What came up since it was written (`again`) stands."""
         self.held, self.refused, self.alone, self.why, self.refusals = (route,), False, False, "", 0
 
     def announce_refused(self, route: Route, text: str, now: float) -> None:
+        self.again = True  # what stays held may have been in doubt before
         if route.variants:
             # Some neighbors may have it, and it is theirs; ExaBGP knows no neighbor of the others, for one.
-            self.again, self.refusals = True, self.refusals + 1
+            self.refusals += 1
             if self.want == route:
                 later = RETRY_WITHDRAW if self.refusals == 1 else RETRY_ANNOUNCE
                 self.refuse(f"ExaBGP refused: {text}", now + later)
@@ -159,11 +161,9 @@ class Entry:
 
     def refused_together(self, kind: Kind) -> None:
         """A command for several prefixes was refused: ExaBGP may have taken any of them, so each is tried alone."""
-        self.alone = True
-        if kind is Kind.ANNOUNCE and self.want is not None and self.want.variants:
-            self.again = True
-        else:
-            self.clear = self.clear or kind is Kind.ANNOUNCE
+        self.alone = self.again = True
+        if kind is Kind.ANNOUNCE and not (self.want is not None and self.want.variants):
+            self.clear = True
 
     def withdrawn(self, route: Route | None) -> None:
         """ExaBGP has acknowledged the withdraw of this attribute set; None: of all."""
@@ -175,6 +175,7 @@ class Entry:
 
     def withdraw_refused(self, route: Route | None, text: str, now: float) -> None:
         self.withdraw_errors += 1
+        self.again = True  # some neighbors may have lost it
         # Of variants ExaBGP may merely not know a neighbor any more: without attributes it goes to those it knows.
         at_once = route is not None and bool(route.variants) and self.withdraw_errors == 1
         self.withdraw_at = now if at_once else now + RETRY_WITHDRAW
@@ -383,15 +384,15 @@ class Prefixes:
         new = neighbors - self.known
         self.known = neighbors
         for entry in self:
-            if new and entry.want is not None and entry.want.variants:
+            if new and entry.has_variants:
                 entry.again, entry.announce_at = True, -math.inf
                 self.place(entry, now)
 
     def announce_again(self, now: float) -> None:
         """Announce again all that is wanted: what ExaBGP has like that it does not send."""
         for entry in self:
-            entry.again = entry.want is not None
-            if entry.again:
+            entry.again = True
+            if entry.want is not None:
                 self.place(entry, now)
 
     def retry_refused(self, now: float) -> None:

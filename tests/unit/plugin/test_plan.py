@@ -940,6 +940,7 @@ APART = replace(
 )
 ONLY_FIRST = replace(ROUTE_A, variants=APART.variants[:1])
 ONLY_SECOND = replace(ROUTE_A, variants=APART.variants[1:])
+SOLE = codec.announce(WORSE_A, [SECOND])
 
 
 def between_two() -> Exchange:
@@ -1074,3 +1075,74 @@ def test_a_withdraw_that_one_router_refuses_goes_to_all_at_once() -> None:
     x.lease()
     assert x.settle(refuse="2001:db8::fe")[-1] == "withdraw route 192.0.2.1/32"
     assert x.report().announced == NONE
+
+
+def test_what_was_refused_counts_as_refused_when_it_is_wanted_again_after_another_refusal() -> None:
+    """Another one that was refused meanwhile proves nothing of it."""
+    x = between_two()
+    x.lease(ONLY_SECOND)
+    x.settle(refuse="192.0.2.1/32")
+    assert not x.plan.settled
+    x.lease(ROUTE_A)
+    x.settle(refuse="192.0.2.1/32")
+    x.lease(ONLY_SECOND)
+    assert (x.plan.settled, x.report().pending) == (False, ONLY_A)
+    assert SOLE in x.settle(refuse="192.0.2.1/32")
+    assert [one.prefix for one in x.report().failed] == [A]
+    x.wait(RETRY_ANNOUNCE)
+    assert SOLE in x.settle()
+    assert (x.plan.settled, x.report().failed) == (True, ())
+
+
+def test_a_route_that_comes_back_while_its_withdraw_is_refused_is_announced_again() -> None:
+    """One router may have lost it."""
+    x = between_two()
+    x.lease(APART)
+    x.settle()
+    x.lease()
+    x.commands()
+    x.lease(APART)
+    x.done()
+    x.plan.line(codec.Refused(), x.now)
+    assert not x.plan.settled
+    assert x.settle()[:2] == [codec.announce(ROUTE_A, [FIRST]), SOLE]
+    assert (x.plan.settled, x.report().failed) == (True, ())
+
+
+def test_routes_that_come_back_while_their_withdraw_together_is_refused_are_announced_again() -> None:
+    """ExaBGP may have taken it of any of them."""
+    x = Exchange().started()
+    routes = many(2 * BATCH_FROM)
+    owned = prefixes_of(routes)
+    x.lease(*routes, owned=owned)
+    x.settle()
+    x.lease(owned=owned)
+    withdraws = x.commands()
+    x.lease(*routes, owned=owned)
+    for _ in withdraws:
+        x.plan.line(codec.Refused(), x.now)
+    assert not x.plan.settled
+    assert {*map(codec.announce, routes)} <= {*x.settle()}
+    assert x.plan.settled
+
+
+@pytest.mark.parametrize("news", ["neighbor", "reload"])
+def test_what_becomes_of_exabgp_while_a_withdraw_waits_counts_for_a_route_that_comes_back(news: str) -> None:
+    """A router that is new has not been sent it, and a reload may have changed it."""
+    x = Exchange().started()  # it knows the first alone
+    x.lease(APART)
+    x.settle()
+    x.wait(QUERY)
+    assert x.commands() == [codec.SHOW_NEIGHBORS]  # travels alone
+    x.lease()
+    if news == "neighbor":
+        x.table = TWO
+    else:
+        x.plan.line(codec.Reloading(), x.now)
+        x.wait(RELOADED)
+    x.plan.line(x.table, x.now)
+    assert x.commands() == []
+    x.lease(APART)
+    x.done()
+    said = [one for one in x.settle() if "announce" in one]
+    assert said == [codec.announce(ROUTE_A, [FIRST]), *([SOLE] if news == "neighbor" else [])]
