@@ -333,13 +333,12 @@ def _bfd(neighbor: Neighbor, assumed: Assumed) -> Iterator[Term]:
 
 def _unplugged(neighbor: Neighbor, silence: Term, assumed: Assumed) -> Term:
     """A router that is on no link of the node's does not see the carrier go."""
-    far = neighbor.multihop or neighbor.ttl_security > 1
-    return silence if far else Term(assumed.carrier, "carrier")
+    return silence if neighbor.distance else Term(assumed.carrier, "carrier")
 
 
 def _without_bfd(neighbor: Neighbor) -> str:
     """Why the router has none, whatever the node has; empty: it has, or what it runs is not told."""
-    return without_bfd(neighbor.software) if neighbor.software is not None else ""
+    return without_bfd(neighbor, neighbor.software) if neighbor.software is not None else ""
 
 
 def _sooner(*terms: Term) -> Term:

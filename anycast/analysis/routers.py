@@ -45,7 +45,7 @@ def unfit(config: Config, runs: Callable[[Neighbor], Software | None] = said) ->
 
 
 def _of_session(neighbor: Neighbor, software: Software, hold_time: int) -> Iterator[tuple[str, str, str]]:
-    if neighbor.bfd is not None and (without := without_bfd(software)):
+    if neighbor.bfd is not None and (without := without_bfd(neighbor, software)):
         yield (
             "bfd",
             f"{without}: it keeps the routes of a frozen node for the hold time of {hold_time}s",
@@ -92,8 +92,8 @@ def _of_openbgpd(neighbor: Neighbor, software: Software) -> Iterator[tuple[str, 
         yield "ttl_security", what, "write true, or `multihop` in its place"
 
 
-def without_bfd(software: Software) -> str:
-    """Why it has no BFD; empty: it has."""
+def without_bfd(neighbor: Neighbor, software: Software) -> str:
+    """Why a router with this software has no BFD in the session with the node; empty: it has."""
     match software.daemon:
         case Daemon.OPENBGPD:
             return "OpenBGPD has no BFD"
@@ -101,6 +101,8 @@ def without_bfd(software: Software) -> str:
             return "GoBGP has BFD from 4.6 on, and its version is not told"
         case Daemon.GOBGP if not software.since(*GOBGP_BFD):
             return f"{software} has no BFD, which came with 4.6"
+        case Daemon.GOBGP if neighbor.distance:
+            return "GoBGP has BFD on its own links alone, not with multihop"
         case _:
             return ""
 

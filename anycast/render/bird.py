@@ -21,7 +21,7 @@ from anycast.core.values.route import (
 )
 from anycast.core.values.speaker import LearnedBy
 from anycast.core.values.table import LAST_RESORT, PROTOCOL
-from anycast.render.router import distance, families, local_address
+from anycast.render.router import families, local_address
 from anycast.render.template import render
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Session:
     @property
     def distance(self) -> int:
         """Hops to the router; 0: it is on a link of this node's."""
-        return distance(self.neighbor)
+        return self.neighbor.distance
 
 
 def bird_conf(config: Config) -> str:

@@ -13,7 +13,7 @@ from anycast.analysis.budget import ROUTER_DIALS
 from anycast.analysis.routers import GOBGP_RANGE_PASSWORD, Weights, sent, some, unfit
 from anycast.core.preference import export_of
 from anycast.core.prefixes import prefixes_of
-from anycast.core.values.configuration import BGP_PORT, Role
+from anycast.core.values.configuration import BGP_PORT, Role, distance
 from anycast.core.values.route import Prefix
 from anycast.core.values.software import OLDEST_TRIED, Daemon, Software, Version, spelt
 
@@ -59,7 +59,7 @@ class Session:
     @property
     def distance(self) -> int:
         """Hops to the node; 0: it is on a link of the router's."""
-        return distance(self)
+        return distance(self.multihop, self.ttl_security)
 
     @property
     def least_ttl(self) -> int:
@@ -434,11 +434,6 @@ def _sessions(config: Config, only: Collection[Address]) -> Iterator[Session]:
                 reflects=neighbor.route_reflector,
                 waits=neighbor.passive,
             )
-
-
-def distance(one: Neighbor | Session) -> int:
-    """Hops between both ends; 0: they are on one link."""
-    return one.multihop or (one.ttl_security if one.ttl_security > 1 else 0)
 
 
 def least_ttl(one: Neighbor | Session) -> int:

@@ -450,6 +450,11 @@ class Export:
 BGP_PORT = 179
 
 
+def distance(multihop: int, ttl_security: int) -> int:
+    """Hops between both ends of a session; 0: they are on one link."""
+    return multihop or (ttl_security if ttl_security > 1 else 0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbor:
     """A BGP router this node speaks to. The session's transport is the family of `address`."""
@@ -476,6 +481,11 @@ class Neighbor:
         None  # the first that names a VIP counts, and no other VIP; None: all as they say
     )
     view: bool = False  # the router sends back what it has of the VIPs
+
+    @property
+    def distance(self) -> int:
+        """Hops between both ends; 0: they are on one link."""
+        return distance(self.multihop, self.ttl_security)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -168,6 +168,14 @@ def test_a_router_that_speaks_no_bfd_notices_a_dead_node_after_the_hold_time(
         )
 
 
+def test_gobgp_has_no_bfd_with_a_node_that_is_further_away() -> None:
+    near = config("hold_time: 5, bfd: true, software: gobgp 4.8,")
+    (neighbor,) = near.bgp.neighbors
+    far = replace(near, bgp=replace(near.bgp, neighbors=(replace(neighbor, multihop=2),)))
+    assert spelt(budget(far), Kind.NODE_DIES) == ["5 s hold time + 0.2 s router"]
+    assert codes(budget(far)) == {"no_bfd"}
+
+
 def test_bfd_that_is_slower_than_the_hold_time_changes_nothing() -> None:
     found = budget(config("hold_time: 3, bfd: {interval: 1s},"))
     assert spelt(found, Kind.NODE_DIES) == ["3 s hold time + 0.2 s router"]

@@ -38,6 +38,8 @@ def test_what_works_there_is_not_warned_of(one: str) -> None:
         ("openbgpd 9.3", "OpenBGPD has no BFD"),
         ("gobgp 3.36.0", "GoBGP 3.36 has no BFD, which came with 4.6"),
         ("gobgp", "GoBGP has BFD from 4.6 on, and its version is not told"),
+        ("gobgp 4.8, multihop: 3", "GoBGP has BFD on its own links alone, not with multihop"),
+        ("gobgp 4.8, ttl_security: 2", "GoBGP has BFD on its own links alone, not with multihop"),
     ],
 )
 def test_bfd_that_a_router_does_not_speak_is_told_once(one: str, why: str) -> None:

@@ -298,6 +298,15 @@ def test_gobgp_has_bfd_from_the_version_that_has_it(version: str | None, *, ther
     ]
 
 
+@pytest.mark.parametrize("far", [{"multihop": 3}, {"ttl_security": 2}])
+def test_gobgp_is_given_no_bfd_with_a_node_that_is_further_away(far: dict[str, int]) -> None:
+    text = rendered("gobgp", with_neighbor(**far), version="4.8")
+    (one,) = tomllib.loads(text)["neighbors"]
+    assert "bfd" not in one
+    assert "# No BFD: " in text
+    assert "bfd" in tomllib.loads(rendered("gobgp", with_neighbor(), version="4.8"))["neighbors"][0]
+
+
 def test_the_version_is_what_the_nodes_say_and_the_oldest_of_it() -> None:
     def of(*words: str) -> str:
         configs = [with_neighbor(software=software(one)) for one in words]
