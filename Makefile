@@ -150,12 +150,16 @@ test-sid: $(STAMP) ## the same on Debian unstable, Python 3.14
 # TESTS=tests/e2e/test_maintenance.py for some of them.
 test-kernels: routers ## IPVS and end-to-end tests on User-Mode-Linux of Debian 12, 13 and unstable; hours
 	@./lab/install bench bird
-	@for suite in here trixie sid; do $(BIN)/python -m lab.platforms kernel $$suite $(if $(TESTS),-- $(TESTS)) || exit; done
+	@failed=; for suite in here trixie sid; do \
+		$(BIN)/python -m lab.platforms kernel $$suite $(if $(TESTS),-- $(TESTS)) || failed="$$failed $$suite"; \
+	done; test -z "$$failed" || { echo "failed on the kernel of:$$failed" >&2; exit 1; }
 
 platforms: setup ## all of it, and unit and contract tests here
 	@./lab/install routers browser bench etcd tests
-	@$(BIN)/python -m lab.platforms here unit contract
-	@for what in test-trixie test-sid contract-all test-kernels; do $(MAKE) --no-print-directory $$what || exit; done
+	@failed=; $(BIN)/python -m lab.platforms here unit contract || failed=" here"; \
+	for what in test-trixie test-sid contract-all test-kernels; do \
+		$(MAKE) --no-print-directory $$what || failed="$$failed $$what"; \
+	done; test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 e2e: setup ## in the lab's kernel: IPVS contract and end to end
 	@./lab/install bench bird

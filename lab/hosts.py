@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lab.suites import CHECKOUT, begun, finished, install, is_made, made
+from lab.suites import CHECKOUT, complete, install, is_made, made
 
 PLACE = CHECKOUT / "build" / "hosts"
 SUITES = ("bookworm", "trixie", "sid")
@@ -52,13 +52,12 @@ def there(suite: str) -> bool:
 
 
 def make(suite: str) -> Path:
-    """The Debian, made if it is not there. Raises lab.errors.LabError."""
-    place = PLACE / suite
-    if is_made(place):
-        return place
-    new = begun(place, suite, _FIRST)
-    install(new, "apt-get", "-qq", "install", "--no-install-recommends", *_PROGRAMS)
-    return finished(new, place)
+    """The Debian, made if it is not there; completed, if more is wanted than then. Raises lab.errors.LabError."""
+    return complete(PLACE / suite, suite, _FIRST, " ".join((*_FIRST, *_PROGRAMS)), _programs)
+
+
+def _programs(place: Path) -> None:
+    install(place, "apt-get", "-qq", "install", "--no-install-recommends", *_FIRST, *_PROGRAMS)
 
 
 class Host:

@@ -19,7 +19,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,6 +33,7 @@ PAGE = CHECKOUT / "docs" / "platforms.md"
 REPORTS = CHECKOUT / "build" / "platforms"
 INNER = "/srv/anycast"  # where the clone is in a suite's root
 OUTCOMES = ("passed", "failed", "skipped")
+NAMED = 5  # tests that failed, of one row
 
 PARTS = {
     "lint": "ruff check && {bin}ruff format --check && {bin}mypy && {bin}lint-imports",
@@ -64,18 +65,33 @@ class Row:
     failed: int
     skipped: int
     day: str
+    commit: str = ""  # with + where something in the tree was not committed; empty: it was not kept then
+    failures: tuple[str, ...] = ()  # the first of them
 
 
 def counts(report: Path, name: str = "") -> Counter[str]:
     """Of a JUnit report; with `name` only tests with that parameter."""
     found: Counter[str] = Counter()
     for case in ET.parse(report).iter("testcase"):  # noqa: S314 - pytest wrote it here
-        parameters = str(case.get("name")).partition("[")[2].removesuffix("]").split("-")
-        if name and name not in parameters:
+        if name and name not in _parameters(case):
             continue
         outcome = {child.tag for child in case} & {"failure", "error", "skipped"}
         found["skipped" if outcome == {"skipped"} else "failed" if outcome else "passed"] += 1
     return found
+
+
+def failures(report: Path, name: str = "") -> tuple[str, ...]:
+    """The first tests of a JUnit report that failed; with `name` only those with that parameter."""
+    cases = ET.parse(report).iter("testcase")  # noqa: S314 - pytest wrote it here
+    return tuple(
+        str(case.get("name"))
+        for case in cases
+        if {"failure", "error"} & {child.tag for child in case} and (not name or name in _parameters(case))
+    )[:NAMED]
+
+
+def _parameters(case: ET.Element) -> list[str]:
+    return str(case.get("name")).partition("[")[2].removesuffix("]").split("-")
 
 
 def keep(rows: Sequence[Row]) -> None:
@@ -95,16 +111,55 @@ BEGIN, END = "<!-- results: python -m lab.platforms -->", "<!-- end of results -
 
 def page(text: str, rows: Sequence[Row]) -> str:
     """`text` with the table of the results between its marks."""
-    lines = ["| tests | on | passed | failed | skipped | day |", "|---|---|--:|--:|--:|---|"]
-    lines += [f"| {r.tests} | {r.on} | {r.passed} | {r.failed} | {r.skipped} | {r.day} |" for r in rows]
+    lines = ["| tests | on | passed | failed | skipped | day | commit |", "|---|---|--:|--:|--:|---|---|"]
+    lines += [
+        f"| {r.tests} | {r.on} | {r.passed} | {_failed(r)} | {r.skipped} | {r.day} | {r.commit or 'not kept'} |"
+        for r in rows
+    ]
     before, _, rest = text.partition(BEGIN)
     return f"{before}{BEGIN}\n{chr(10).join(lines)}\n{END}{rest.partition(END)[2]}"
 
 
-def _row(tests: str, on: str, found: Mapping[str, int]) -> Row:
+def _failed(row: Row) -> str:
+    if not row.failed:
+        return "0"
+    if not row.failures:
+        return f"{row.failed}, names not kept"
+    more = row.failed - len(row.failures)
+    names = ", ".join(f"`{one}`".replace("|", "\\|") for one in row.failures)
+    return f"{row.failed}: {names}{f' and {more} more' if more > 0 else ''}"
+
+
+def _row(tests: str, on: str, report: Path, name: str = "", *, clean: bool = False) -> Row:
+    """`clean`: of the last commit alone."""
+    found = counts(report, name)
     return Row(
-        tests=tests, on=on, day=time.strftime("%Y-%m-%d"), **{one: found.get(one, 0) for one in OUTCOMES}
+        tests=tests,
+        on=on,
+        day=time.strftime("%Y-%m-%d"),
+        commit=commit(clean=clean),
+        failures=failures(report, name),
+        **{one: found[one] for one in OUTCOMES},
     )
+
+
+def commit(*, clean: bool = False) -> str:
+    """The last one, in short; with + where the tree differs, but for the results. `clean`: what differs plays no part."""
+    last = _git("rev-parse", "--short=8", "HEAD")
+    differs = _git(
+        "status",
+        "--porcelain",
+        "--",
+        ".",
+        f":!{RESULTS.relative_to(CHECKOUT)}",
+        f":!{PAGE.relative_to(CHECKOUT)}",
+    )
+    return last + ("+" if differs and not clean else "")
+
+
+def _git(*argv: str) -> str:
+    done = subprocess.run(["git", "-C", str(CHECKOUT), *argv], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def _report(name: str) -> Path:
@@ -114,12 +169,12 @@ def _report(name: str) -> Path:
     return report
 
 
-def _keep_run(report: Path, tests: str, on: str, status: int) -> int:
+def _keep_run(report: Path, tests: str, on: str, status: int, *, clean: bool = False) -> int:
     """A run that has no report ended before its tests did: nothing is kept of it."""
     if not report.exists():
         print(f"lab.platforms: {tests} on {on}: no result", file=sys.stderr)
         return status or 1
-    row = _row(tests, on, counts(report))
+    row = _row(tests, on, report, clean=clean)
     if row.passed + row.failed:
         keep([row])
     print(f"lab.platforms: {tests} on {on}: {row.passed} passed, {row.failed} failed, {row.skipped} skipped")
@@ -158,7 +213,7 @@ def run_suite(suite: str, parts: Sequence[str], words: Sequence[str]) -> int:
             print(f"lab.platforms: lint on {on}: status {done.returncode}")
         elif inner.exists():
             shutil.move(inner, report)
-            _keep_run(report, part, on, done.returncode)
+            _keep_run(report, part, on, done.returncode, clean=True)
         status = status or done.returncode
     return status
 
@@ -225,10 +280,7 @@ def run_routers(words: Sequence[str]) -> int:
     done = subprocess.run(command, cwd=CHECKOUT, check=False)
     if not report.exists():
         return done.returncode or 1
-    rows = []
-    for one in SOFTWARE:
-        found = counts(report, one.id())
-        rows.append(_row("routers", f"{one.label()}, {this_machine()}", found))
+    rows = [_row("routers", f"{one.label()}, {this_machine()}", report, one.id()) for one in SOFTWARE]
     keep(rows)
     for row in rows:
         print(f"lab.platforms: {row.on}: {row.passed} passed, {row.failed} failed, {row.skipped} skipped")

@@ -7,6 +7,7 @@ and Debian's packages, and is quick when nothing is missing.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import re
 import shlex
@@ -105,18 +106,30 @@ def isolated(place: Path, argv: Iterable[str]) -> list[str]:
 
 def make(suite: str) -> Path:
     """The Debian, made if it is not there; completed, if more is wanted than then. Raises LabError."""
-    place, wanted = root(suite), " ".join(_WHAT) + "\n" + (CHECKOUT / "lab/install").read_text()
-    if is_made(place):
-        if (place / _READY).read_text() != wanted:
-            install(place, "apt-get", "-qq", "update")
-            _programs(place, suite)
-            (place / _READY).write_text(wanted)
-        return place
-    new = begun(place, suite, _FIRST)
-    # A mirror of testing or unstable may be older than what it says of itself; its signatures are checked all the same.
-    (new / "etc/apt/apt.conf.d/99-old-mirror").write_text('Acquire::Check-Valid-Until "false";\n')
-    _programs(new, suite)
-    return finished(new, place, wanted)
+    wanted = " ".join(_WHAT) + "\n" + (CHECKOUT / "lab/install").read_text()
+    return complete(root(suite), suite, _FIRST, wanted, lambda place: _programs(place, suite))
+
+
+def complete(
+    place: Path, suite: str, first: Sequence[str], wanted: str, programs: Callable[[Path], object]
+) -> Path:
+    """The Debian in `place`, one process at a time. Raises LabError.
+
+    `first`: packages of the minimal system. `wanted`: what it is to have, as a text; `programs` installs it, where another
+    text is kept there.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if is_made(place):
+            if (place / _READY).read_text() != wanted:
+                install(place, "apt-get", "-qq", "update")
+                programs(place)
+                (place / _READY).write_text(wanted)
+            return place
+        new = _begun(place, suite, first)
+        programs(new)
+        return _finished(new, place, wanted)
 
 
 def _programs(place: Path, suite: str) -> None:
@@ -134,8 +147,8 @@ def is_made(place: Path) -> bool:
     return (place / _READY).exists()
 
 
-def begun(place: Path, suite: str, packages: Iterable[str]) -> Path:
-    """A minimal Debian with these packages, beside `place` until it is `finished`. It starts no daemons. Raises LabError."""
+def _begun(place: Path, suite: str, packages: Iterable[str]) -> Path:
+    """A minimal Debian with these packages, beside `place` until it is finished. It starts no daemons. Raises LabError."""
     _run(str(CHECKOUT / "lab/install"), "debian")
     new = place.with_suffix(".new")
     shutil.rmtree(new, ignore_errors=True)
@@ -148,6 +161,8 @@ def begun(place: Path, suite: str, packages: Iterable[str]) -> Path:
     policy = new / "usr/sbin/policy-rc.d"
     policy.write_text(_NO_DAEMON)
     policy.chmod(0o755)
+    # A mirror of testing or unstable may be older than what it says of itself; its signatures are checked all the same.
+    (new / "etc/apt/apt.conf.d/99-old-mirror").write_text('Acquire::Check-Valid-Until "false";\n')
     return new
 
 
@@ -157,9 +172,8 @@ def install(place: Path, *argv: str) -> None:
     _run(*own, "chroot", str(place), *argv)
 
 
-def finished(new: Path, place: Path, made_of: str = "") -> Path:
-    """`made_of`: what says whether it is complete."""
-    (new / _READY).write_text(made_of)
+def _finished(new: Path, place: Path, wanted: str) -> Path:
+    (new / _READY).write_text(wanted)
     shutil.rmtree(place, ignore_errors=True)
     new.rename(place)
     return place

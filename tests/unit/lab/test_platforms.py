@@ -11,7 +11,7 @@ import pytest
 from lab import platforms, suites
 from lab.errors import LabError
 from lab.machine import Place, choose, uml
-from lab.platforms import Row, counts, keep
+from lab.platforms import Row, _row, counts, keep
 
 REPORT = """<testsuites><testsuite>
 <testcase name="test_a[frr-ebgp]"/><testcase name="test_a[ebgp-frr@sid]"><failure message="x"/></testcase>
@@ -29,6 +29,20 @@ def test_a_report_is_counted_whole_and_by_parameter(tmp_path: Path) -> None:
     assert counts(report) == {"passed": 1, "failed": 2, "skipped": 1}
     assert counts(report, "frr") == {"passed": 1}
     assert counts(report, "frr@sid") == {"failed": 1, "skipped": 1}
+
+
+def test_a_row_says_what_was_run_and_which_tests_failed(tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    report.write_text(REPORT)
+    found = _row("unit", "Debian 13", report)
+    assert re.fullmatch(r"[0-9a-f]{8}\+?", found.commit)
+    assert found.failures == ("test_a[ebgp-frr@sid]", "test_c")
+    line = platforms.page("", [found, row("unit", "Debian 12", 1)]).splitlines()
+    assert line[3].endswith(f"| 2: `test_a[ebgp-frr@sid]`, `test_c` | 1 | {found.day} | {found.commit} |")
+    assert line[4].endswith("| 1 | 0 | 0 | 2026-01-01 | not kept |")
+    many = "".join(f'<testcase name="test_{n}"><failure/></testcase>' for n in range(9))
+    report.write_text(f"<testsuite>{many}</testsuite>")
+    assert "`test_4` and 4 more |" in platforms.page("", [_row("unit", "Debian 13", report)])
 
 
 def test_a_run_takes_the_place_of_the_one_before_and_of_no_other(

@@ -25,11 +25,31 @@ def test_what_makes_a_debian_is_installed_before_it_is_run(
     monkeypatch.setattr(suites, "_run", run)
     monkeypatch.setattr(suites, "CHECKOUT", tmp_path)
     with pytest.raises(LabError, match="the network is away"):
-        suites.begun(tmp_path / "trixie", "trixie", ["git"])
+        suites.complete(tmp_path / "build/trixie", "trixie", ["git"], "git", lambda _: None)
     assert [argv[:3] for argv in ran] == [
         (str(tmp_path / "lab/install"), "debian"),
         ("unshare", "--mount", "debootstrap"),
     ]
+
+
+def test_a_debian_is_completed_where_more_is_wanted_than_it_was_made_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, ...]] = []
+    monkeypatch.setattr(suites, "_run", lambda *argv: ran.append(argv))
+    monkeypatch.setattr(hosts, "PLACE", tmp_path)
+    there = tmp_path / "sid"
+    there.mkdir()
+    (there / ".ready").write_text("ca-certificates")
+    assert hosts.make("sid") == there
+    assert [argv[argv.index("apt-get") :][:3] for argv in ran] == [
+        ("apt-get", "-qq", "update"),
+        ("apt-get", "-qq", "install"),
+    ]
+    assert {"systemd", "firewalld"} <= {*ran[1]}
+    ran.clear()
+    assert hosts.make("sid") == there
+    assert ran == []
 
 
 @pytest.mark.parametrize(
