@@ -406,6 +406,8 @@ class Planner:
             entry.withdraw_refused(route, text, now)
             if entry.is_stuck:
                 self._talk.stick(f"refused {entry.withdraw_errors} times: {text}")
+        elif route is not None and entry.want is None:
+            entry.reassert_refused()
 
     def _sync(self, now: float) -> None:
         if self._synced or not self._talk.synced:

@@ -162,6 +162,7 @@ class Entry:
     def refused_together(self, kind: Kind) -> None:
         """A command for several prefixes was refused: ExaBGP may have taken any of them, so each is tried alone."""
         self.alone = self.again = True
+        self.reassert = self.reassert or kind is Kind.REASSERT
         if kind is Kind.ANNOUNCE and not (self.want is not None and self.want.variants):
             self.clear = True
 
@@ -181,6 +182,10 @@ class Entry:
         self.withdraw_at = now if at_once else now + RETRY_WITHDRAW
         if self.want is not None and not self.why:
             self.why = f"ExaBGP refused: {text}"
+
+    def reassert_refused(self) -> None:
+        """It is down for ExaBGP, and a router may have it: what is refused with its attributes goes without them."""
+        self.last, self.reassert = None, True
 
     @property
     def is_stuck(self) -> bool:

@@ -476,6 +476,29 @@ def test_what_is_down_is_withdrawn_again_every_minute() -> None:
     assert [c for c in written if "route" in c] == ["withdraw route 192.0.2.2/32"]
 
 
+def test_what_is_down_and_refused_with_its_attributes_is_withdrawn_again_without_them() -> None:
+    x = Exchange().started()
+    x.lease(ROUTE_A)
+    x.settle()
+    x.lease()
+    x.settle()
+    x.wait(REASSERT)
+    said = [one for one in x.settle(refuse=codec.withdraw(ROUTE_A)) if "192.0.2.1/32" in one]
+    assert said == [codec.withdraw(ROUTE_A), "withdraw route 192.0.2.1/32"]
+
+
+def test_of_many_that_are_down_and_refused_together_each_is_withdrawn_again_alone() -> None:
+    x = Exchange().started()
+    routes = many(2 * BATCH_FROM)
+    owned = prefixes_of(routes)
+    x.lease(*routes, owned=owned)
+    x.settle()
+    x.lease(owned=owned)
+    x.settle()
+    x.wait(REASSERT)
+    assert {*map(codec.withdraw, routes)} <= {*x.settle(refuse=" nlri ")}
+
+
 def test_a_lease_that_runs_out_takes_everything_with_it_and_a_new_one_brings_it_back() -> None:
     x = Exchange().started()
     x.lease(ROUTE_A, ttl=2.0)
