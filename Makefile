@@ -4,11 +4,13 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# $(call each,WORDS,COMMAND,WHAT IT IS): runs COMMAND for every $$each of WORDS, whatever fails; says at the end which did.
+each = failed=; for each in $(1); do $(2) || failed="$$failed $$each"; done; test -z "$$failed" || { echo "$(3):$$failed" >&2; exit 1; }
 STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 
 .PHONY: help setup demo chaos logs logs-many bench bench-checks bench-input bench-ops bench-soak bench-scale bench-view bench-fleet lab lab-down test lint unit contract e2e test-lowest
-.PHONY: hosts routers contract-all test-trixie test-sid test-kernels platforms
+.PHONY: hosts routers contract-all test-here test-trixie test-sid test-kernels platforms
 .PHONY: package package-lock test-package audit schema machines clab findings clean
 
 help: ## what can be made
@@ -150,16 +152,14 @@ test-sid: $(STAMP) ## the same on Debian unstable, Python 3.14
 # TESTS=tests/e2e/test_maintenance.py for some of them.
 test-kernels: routers ## IPVS and end-to-end tests on User-Mode-Linux of Debian 12, 13 and unstable; hours
 	@./lab/install bench bird
-	@failed=; for suite in here trixie sid; do \
-		$(BIN)/python -m lab.platforms kernel $$suite $(if $(TESTS),-- $(TESTS)) || failed="$$failed $$suite"; \
-	done; test -z "$$failed" || { echo "failed on the kernel of:$$failed" >&2; exit 1; }
+	@$(call each,here trixie sid,$(BIN)/python -m lab.platforms kernel $$each $(if $(TESTS),-- $(TESTS)),failed on the kernels)
 
-platforms: setup ## all of it, and unit and contract tests here
+test-here: setup ## unit and contract tests on this machine
 	@./lab/install routers browser bench etcd tests
-	@failed=; $(BIN)/python -m lab.platforms here unit contract || failed=" here"; \
-	for what in test-trixie test-sid contract-all test-kernels; do \
-		$(MAKE) --no-print-directory $$what || failed="$$failed $$what"; \
-	done; test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
+	@$(BIN)/python -m lab.platforms here unit contract
+
+platforms: ## all of it, one after another; those that fail are named at the end
+	@$(call each,test-here test-trixie test-sid contract-all test-kernels,$(MAKE) --no-print-directory $$each,failed)
 
 e2e: setup ## in the lab's kernel: IPVS contract and end to end
 	@./lab/install bench bird
@@ -214,7 +214,7 @@ test-package: setup ## install, upgrade and remove the package in a fresh Debian
 AUDIT := build/venv-audit
 audit: system ## known vulnerabilities of the Python packages in the Debian package, by PyPI's database; needs the network
 	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet --disable-pip-version-check pip-audit; }
-	@for lock in packaging/requirements-*.txt; do $(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --requirement $$lock || exit; done
+	@$(call each,packaging/requirements-*.txt,$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --requirement $$each,vulnerabilities or no answer)
 
 schema: $(STAMP) ## write the JSON Schema of the configuration anew
 	@$(BIN)/anycast schema > anycast/config/schema.json.new && mv anycast/config/schema.json.new anycast/config/schema.json
@@ -228,9 +228,7 @@ clab: $(STAMP) ## write the containerlab topology anew
 # One after another, all of them; those that fail are named at the end. ONLY='bfd-*' runs some.
 findings: system ## what real programs do otherwise than expected: each script runs the real program; root, ten minutes
 	@./lab/install routers bench etcd
-	@failed=; for script in findings/$(or $(ONLY),*).sh; do \
-		echo "== $$script"; bash $$script || failed="$$failed $$script"; \
-	done; test -z "$$failed" || { echo "not as stated in its head:$$failed" >&2; exit 1; }
+	@$(call each,findings/$(or $(ONLY),*).sh,echo "== $$each"; bash $$each,not as stated in its head)
 
 clean: ## remove what was built here
 	rm -rf build dist $(VENV) $(LOWEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
