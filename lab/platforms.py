@@ -19,7 +19,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,7 +33,8 @@ PAGE = CHECKOUT / "docs" / "platforms.md"
 REPORTS = CHECKOUT / "build" / "platforms"
 INNER = "/srv/anycast"  # where the clone is in a suite's root
 OUTCOMES = ("passed", "failed", "skipped")
-NAMED = 5  # tests that failed, of one row
+NAMED = 5  # failed tests in a row; of more the number is told
+LONGEST = 120  # characters of a test's name: a parameter may be a whole document
 
 PARTS = {
     "lint": "ruff check && {bin}ruff format --check && {bin}mypy && {bin}lint-imports",
@@ -57,7 +58,11 @@ OF_ROUTERS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What came of one run. `tests`: which; `on`: the platform, with versions."""
+    """What came of one run. `tests`: which; `on`: the platform, with versions.
+
+    `commit`: short, with "+" if there was more than that; "" in a row from before it was kept. `failures`: the names
+    of the first NAMED tests that failed.
+    """
 
     tests: str
     on: str
@@ -65,33 +70,28 @@ class Row:
     failed: int
     skipped: int
     day: str
-    commit: str = ""  # with + where something in the tree was not committed; empty: it was not kept then
-    failures: tuple[str, ...] = ()  # the first of them
+    commit: str = ""
+    failures: Sequence[str] = ()
 
 
-def counts(report: Path, name: str = "") -> Counter[str]:
-    """Of a JUnit report; with `name` only tests with that parameter."""
-    found: Counter[str] = Counter()
+def cases(report: Path, parameter: str = "") -> Iterator[tuple[str, str]]:
+    """Name and outcome of each test of a JUnit report; with `parameter` only of tests with that parameter."""
     for case in ET.parse(report).iter("testcase"):  # noqa: S314 - pytest wrote it here
-        if name and name not in _parameters(case):
+        name = str(case.get("name"))
+        if parameter and parameter not in name.partition("[")[2].removesuffix("]").split("-"):
             continue
         outcome = {child.tag for child in case} & {"failure", "error", "skipped"}
-        found["skipped" if outcome == {"skipped"} else "failed" if outcome else "passed"] += 1
-    return found
+        yield (
+            _node_id(case.get("classname") or "", name),
+            "skipped" if outcome == {"skipped"} else "failed" if outcome else "passed",
+        )
 
 
-def failures(report: Path, name: str = "") -> tuple[str, ...]:
-    """The first tests of a JUnit report that failed; with `name` only those with that parameter."""
-    cases = ET.parse(report).iter("testcase")  # noqa: S314 - pytest wrote it here
-    return tuple(
-        str(case.get("name"))
-        for case in cases
-        if {"failure", "error"} & {child.tag for child in case} and (not name or name in _parameters(case))
-    )[:NAMED]
-
-
-def _parameters(case: ET.Element) -> list[str]:
-    return str(case.get("name")).partition("[")[2].removesuffix("]").split("-")
+def _node_id(place: str, name: str) -> str:
+    """What pytest takes for the test. `place`: dotted, of the file and perhaps a class; "" if it was not even read."""
+    words = place.split(".")
+    file = next((at for at, word in enumerate(words, 1) if word.startswith("test_")), 0)
+    return "::".join(["/".join(words[:file]) + ".py", *words[file:], name]) if file else name
 
 
 def keep(rows: Sequence[Row]) -> None:
@@ -126,40 +126,51 @@ def _failed(row: Row) -> str:
     if not row.failures:
         return f"{row.failed}, names not kept"
     more = row.failed - len(row.failures)
-    names = ", ".join(f"`{one}`".replace("|", "\\|") for one in row.failures)
-    return f"{row.failed}: {names}{f' and {more} more' if more > 0 else ''}"
+    return f"{row.failed}: {', '.join(map(_shown, row.failures))}{f' and {more} more' if more else ''}"
 
 
-def _row(tests: str, on: str, report: Path, name: str = "", *, clean: bool = False) -> Row:
-    """`clean`: of the last commit alone."""
-    found = counts(report, name)
+def _shown(name: str) -> str:
+    """In a table and as code."""
+    short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+    return "`" + short.replace("`", "'").replace("|", r"\|") + "`"
+
+
+def row_of(report: Path, tests: str, on: str, commit: str, parameter: str = "") -> Row:
+    """Of a JUnit report; with `parameter` of its tests with that parameter alone."""
+    found = list(cases(report, parameter))
+    counted = Counter(outcome for _, outcome in found)
     return Row(
         tests=tests,
         on=on,
         day=time.strftime("%Y-%m-%d"),
-        commit=commit(clean=clean),
-        failures=failures(report, name),
-        **{one: found[one] for one in OUTCOMES},
+        commit=commit,
+        failures=tuple(name for name, outcome in found if outcome == "failed")[:NAMED],
+        **{one: counted[one] for one in OUTCOMES},
     )
 
 
-def commit(*, clean: bool = False) -> str:
-    """The last one, in short; with + where the tree differs, but for the results. `clean`: what differs plays no part."""
-    last = _git("rev-parse", "--short=8", "HEAD")
-    differs = _git(
-        "status",
-        "--porcelain",
-        "--",
-        ".",
-        f":!{RESULTS.relative_to(CHECKOUT)}",
-        f":!{PAGE.relative_to(CHECKOUT)}",
-    )
-    return last + ("+" if differs and not clean else "")
+def commit_of(checkout: Path) -> str:
+    """The commit that is there, short, and "+" if the files are not what it has. Raises LabError."""
+    commit = _git(checkout, "rev-parse", "--short=8", "HEAD").strip()
+    return f"{commit}+" if _changed(checkout) else commit
 
 
-def _git(*argv: str) -> str:
-    done = subprocess.run(["git", "-C", str(CHECKOUT), *argv], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
+def _changed(checkout: Path) -> bool:
+    """The results are no change: the runs themselves write them."""
+    results = [f":(exclude){path.relative_to(CHECKOUT)}" for path in (RESULTS, PAGE)]
+    return bool(_git(checkout, "status", "--porcelain", "--", ".", *results))
+
+
+def _git(checkout: Path, *argv: str) -> str:
+    """What git says. Raises LabError."""
+    command = ["git", "-C", str(checkout), *argv]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise LabError(f"lab.platforms: {error}; install git") from error
+    if done.returncode:
+        raise LabError(f"lab.platforms: {shlex.join(command)}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _report(name: str) -> Path:
@@ -169,12 +180,12 @@ def _report(name: str) -> Path:
     return report
 
 
-def _keep_run(report: Path, tests: str, on: str, status: int, *, clean: bool = False) -> int:
+def _keep_run(report: Path, tests: str, on: str, commit: str, status: int) -> int:
     """A run that has no report ended before its tests did: nothing is kept of it."""
     if not report.exists():
         print(f"lab.platforms: {tests} on {on}: no result", file=sys.stderr)
         return status or 1
-    row = _row(tests, on, report, clean=clean)
+    row = row_of(report, tests, on, commit)
     if row.passed + row.failed:
         keep([row])
     print(f"lab.platforms: {tests} on {on}: {row.passed} passed, {row.failed} failed, {row.skipped} skipped")
@@ -189,6 +200,7 @@ def run_suite(suite: str, parts: Sequence[str], words: Sequence[str]) -> int:
     root = suites.make(suite)
     _clone(root)
     _environment(root)
+    commit = commit_of(root / INNER.lstrip("/"))
     status = 0
     for part in parts:
         said = subprocess.run(
@@ -211,9 +223,10 @@ def run_suite(suite: str, parts: Sequence[str], words: Sequence[str]) -> int:
         )
         if part == "lint":
             print(f"lab.platforms: lint on {on}: status {done.returncode}")
-        elif inner.exists():
-            shutil.move(inner, report)
-            _keep_run(report, part, on, done.returncode, clean=True)
+        else:
+            if inner.exists():
+                shutil.move(inner, report)
+            _keep_run(report, part, on, commit, done.returncode)
         status = status or done.returncode
     return status
 
@@ -222,12 +235,10 @@ def _clone(root: Path) -> None:
     """What is not committed is left out."""
     place = root / INNER.lstrip("/")
     if not place.exists():
-        subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(CHECKOUT), str(place)], check=True)
-    for argv in (["fetch", "--quiet", str(CHECKOUT), "HEAD"], ["reset", "--quiet", "--hard", "FETCH_HEAD"]):
-        subprocess.run(["git", "-C", str(place), *argv], check=True)
-    if subprocess.run(
-        ["git", "-C", str(CHECKOUT), "status", "--porcelain"], capture_output=True, check=True
-    ).stdout:
+        _git(CHECKOUT, "clone", "--quiet", "--no-hardlinks", str(CHECKOUT), str(place))
+    _git(place, "fetch", "--quiet", str(CHECKOUT), "HEAD")
+    _git(place, "reset", "--quiet", "--hard", "FETCH_HEAD")
+    if _changed(CHECKOUT):
         print("lab.platforms: what is not committed is left out", file=sys.stderr)
 
 
@@ -263,10 +274,10 @@ def this_machine() -> str:
 def run_here(parts: Sequence[str], words: Sequence[str]) -> int:
     status = 0
     for part in parts:
-        report = _report(f"here-{part}")
+        report, commit = _report(f"here-{part}"), commit_of(CHECKOUT)
         command = [sys.executable, *shlex.split(PARTS[part])[1:], f"--junitxml={report}", *words]
         done = subprocess.run(command, cwd=CHECKOUT, check=False)
-        status = status or _keep_run(report, part, this_machine(), done.returncode)
+        status = _keep_run(report, part, this_machine(), commit, done.returncode) or status
     return status
 
 
@@ -275,12 +286,14 @@ def run_routers(words: Sequence[str]) -> int:
     os.environ["ANYCAST_ROUTERS"] = "all"
     from tests.contract.routers import SOFTWARE
 
-    report = _report("routers")
+    report, commit = _report("routers"), commit_of(CHECKOUT)
     command = [sys.executable, "-m", "pytest", *OF_ROUTERS, f"--junitxml={report}", *words]
     done = subprocess.run(command, cwd=CHECKOUT, check=False)
     if not report.exists():
         return done.returncode or 1
-    rows = [_row("routers", f"{one.label()}, {this_machine()}", report, one.id()) for one in SOFTWARE]
+    rows = [
+        row_of(report, "routers", f"{one.label()}, {this_machine()}", commit, one.id()) for one in SOFTWARE
+    ]
     keep(rows)
     for row in rows:
         print(f"lab.platforms: {row.on}: {row.passed} passed, {row.failed} failed, {row.skipped} skipped")
@@ -293,14 +306,14 @@ def run_kernel(suite: str, words: Sequence[str]) -> int:
     if suite != "here":
         env["ANYCAST_UML"] = str(suites.make(suite))
     release = uml(env).release()
-    report = _report(f"kernel-{suite}")
+    report, commit = _report(f"kernel-{suite}"), commit_of(CHECKOUT)
     tests = [word for word in words if word.startswith("tests/")] or ["tests/contract", "tests/e2e"]
     others = [word for word in words if not word.startswith("tests/")]
     command = [sys.executable, "-m", "lab", "run", "--", sys.executable, "-m", "pytest", *tests, "-m", "lab"]
     done = subprocess.run([*command, f"--junitxml={report}", *others], cwd=CHECKOUT, env=env, check=False)
     said = shlex.join(_which(words))
     name = f"lab: `{said}`" if said else "lab"
-    return _keep_run(report, name, f"User-Mode-Linux {release}, {this_machine()}", done.returncode)
+    return _keep_run(report, name, f"User-Mode-Linux {release}, {this_machine()}", commit, done.returncode)
 
 
 def _which(words: Sequence[str]) -> list[str]:
