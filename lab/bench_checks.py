@@ -11,7 +11,6 @@ renewed, and TLS sessions that are resumed are proven anew, each 1/60 of a fresh
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import subprocess
@@ -29,6 +28,7 @@ from lab import check_load, measuring, netns
 from lab import check_peers as peers
 from lab.check_figures import Bound, Duel, Reading, Side, document, summary
 from lab.figures import milliseconds
+from lab.locks import alone
 from lab.measuring import cpu_time, running, say
 from lab.waiting import until
 
@@ -51,18 +51,6 @@ _LOCK = Path("/run/lock/anycast-bench-checks")
 _GROUP = "anycast-bench-checks"  # control group
 _NICE = -10  # for both sides and the targets: other programs of this machine get in the way less
 _STATUS = b"GET / HTTP/1.0\r\n\r\n"
-
-
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Wait for others of this program: two at once would measure each other."""
-    with _LOCK.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another run of bench-checks on this machine")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +257,9 @@ def main(argv: list[str] | None = None) -> int:
     measuring.ready("bench-checks", root=True)
     os.nice(_NICE)
     works = Works(options.window)
-    with alone(), tempfile.TemporaryDirectory(prefix="bench-checks-") as name, netns.fresh():
+    # Two at once would measure each other.
+    turn = alone(_LOCK, lambda: say("waiting for another run of bench-checks on this machine"))
+    with turn, tempfile.TemporaryDirectory(prefix="bench-checks-") as name, netns.fresh():
         ends = time.monotonic() + PATIENCE
         bench = Bench(Path(name), loud=options.loud)
         with peers.targets(Path(name)), peers.apart(*bench.processors):

@@ -15,14 +15,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lab.suites import CHECKOUT, complete, install, is_made, made
+from lab.suites import CHECKOUT, complete, is_made, made, packages
 
 PLACE = CHECKOUT / "build" / "hosts"
 SUITES = ("bookworm", "trixie", "sid")
 START = 30.0  # seconds, for what is to be there
 
 _FIRST = ("ca-certificates", "dbus", "iproute2", "kmod", "netbase", "procps", "systemd", "udev")
-# Without what they recommend: no daemon of theirs is started by hand.
 _PROGRAMS = ("network-manager", "ifupdown2", "firewalld", "nftables")
 
 # What it writes is in memory, over the folder. /sys cannot be written, as in a container: the programs then wait for no udev.
@@ -52,12 +51,12 @@ def there(suite: str) -> bool:
 
 
 def make(suite: str) -> Path:
-    """The Debian, made if it is not there; completed, if more is wanted than then. Raises lab.errors.LabError."""
-    return complete(PLACE / suite, suite, _FIRST, " ".join((*_FIRST, *_PROGRAMS)), _programs)
+    """The Debian, made or completed. Raises lab.errors.LabError."""
 
+    def programs(place: Path) -> None:
+        packages(place, *_PROGRAMS)
 
-def _programs(place: Path) -> None:
-    install(place, "apt-get", "-qq", "install", "--no-install-recommends", *_FIRST, *_PROGRAMS)
+    return complete(PLACE / suite, suite, _FIRST, " ".join(_PROGRAMS), programs)
 
 
 class Host:

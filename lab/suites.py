@@ -7,7 +7,6 @@ and Debian's packages, and is quick when nothing is missing.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import re
 import shlex
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from lab.errors import LabError
+from lab.locks import alone
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PLACE = CHECKOUT / "build" / "debian"
@@ -25,9 +25,10 @@ SUITES = ("trixie", "sid")
 PATIENCE = 1800.0  # seconds, for what fetches packages
 
 # What a checkout needs beside lab/install: its own packages are for running the lab alone.
-_READY = ".ready"
+_READY = ".ready"  # what it was made of
 _WHAT = ("routers", "package", "etcd", "bench", "tests")  # of lab/install
 _FIRST = ("ca-certificates", "git", "make", "python3", "python3-venv", "systemd-sysv")
+_OTHERS = {"sid": ("bird3",)}  # by suite; this one in the place of BIRD 2
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "DEBIAN_FRONTEND": "noninteractive",
@@ -105,50 +106,67 @@ def isolated(place: Path, argv: Iterable[str]) -> list[str]:
 
 
 def make(suite: str) -> Path:
-    """The Debian, made if it is not there; completed, if more is wanted than then. Raises LabError."""
-    wanted = " ".join(_WHAT) + "\n" + (CHECKOUT / "lab/install").read_text()
-    return complete(root(suite), suite, _FIRST, wanted, lambda place: _programs(place, suite))
+    """The Debian, made or completed. Raises LabError."""
+    others = _OTHERS.get(suite, ())
+
+    def programs(place: Path) -> None:
+        """What lab/install names, where it is missing."""
+        (place / "checkout/lab").mkdir(parents=True, exist_ok=True)
+        shutil.copy(CHECKOUT / "lab/install", place / "checkout/lab/install")
+        install(place, "/checkout/lab/install", *_WHAT)
+        if others:
+            packages(place, *others)
+        shutil.rmtree(place / "checkout")
+
+    wanted = f"{' '.join((*_WHAT, *others))}\n{(CHECKOUT / 'lab/install').read_text()}"
+    return complete(root(suite), suite, _FIRST, wanted, programs)
 
 
 def complete(
-    place: Path, suite: str, first: Sequence[str], wanted: str, programs: Callable[[Path], object]
+    place: Path, suite: str, first: Sequence[str], wanted: str, programs: Callable[[Path], None]
 ) -> Path:
-    """The Debian in `place`, one process at a time. Raises LabError.
+    """The Debian in `place`, made if it is not there; completed, if something else is wanted than then. Raises LabError.
 
-    `first`: packages of the minimal system. `wanted`: what it is to have, as a text; `programs` installs it, where another
-    text is kept there.
+    `first`: the packages it is made with; `programs` installs the rest in a folder, and goes by what `wanted` says.
+    What is no longer wanted stays. While another process is at it, this one waits.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if is_made(place):
-            if (place / _READY).read_text() != wanted:
-                install(place, "apt-get", "-qq", "update")
-                programs(place)
-                (place / _READY).write_text(wanted)
+    made_of = f"{' '.join(first)}\n{wanted}"
+    if _made_of(place) == made_of:
+        return place
+    told = f"lab: waiting for another process that makes {place.relative_to(CHECKOUT)}"
+    with alone(place.with_suffix(".lock"), lambda: print(told, file=sys.stderr, flush=True)):
+        before = _made_of(place)
+        if before == made_of:
             return place
-        new = _begun(place, suite, first)
+        new = _begun(place, suite, first) if before is None else place
+        # A mirror of testing or unstable may be older than what it says of itself; its signatures are checked all the same.
+        (new / "etc/apt/apt.conf.d/99-old-mirror").write_text('Acquire::Check-Valid-Until "false";\n')
+        if before is not None:
+            install(new, "apt-get", "-qq", "update")
+            packages(new, *first)
         programs(new)
-        return _finished(new, place, wanted)
-
-
-def _programs(place: Path, suite: str) -> None:
-    """What lab/install names, where it is missing."""
-    (place / "checkout/lab").mkdir(parents=True, exist_ok=True)
-    shutil.copy(CHECKOUT / "lab/install", place / "checkout/lab/install")
-    install(place, "/checkout/lab/install", *_WHAT)
-    if suite == "sid":  # in the place of BIRD 2
-        install(place, "apt-get", "-qq", "install", "--no-install-recommends", "bird3")
-    install(place, "apt-get", "clean")
-    shutil.rmtree(place / "checkout")
+        install(new, "apt-get", "clean")
+        (new / _READY).write_text(made_of)
+        if before is None:
+            shutil.rmtree(place, ignore_errors=True)
+            new.rename(place)
+    return place
 
 
 def is_made(place: Path) -> bool:
-    return (place / _READY).exists()
+    return _made_of(place) is not None
+
+
+def _made_of(place: Path) -> str | None:
+    """None: it is not there, or was never whole."""
+    try:
+        return (place / _READY).read_text()
+    except FileNotFoundError:
+        return None
 
 
 def _begun(place: Path, suite: str, packages: Iterable[str]) -> Path:
-    """A minimal Debian with these packages, beside `place` until it is finished. It starts no daemons. Raises LabError."""
+    """A minimal Debian with these packages, beside `place` until it is whole. It starts no daemons. Raises LabError."""
     _run(str(CHECKOUT / "lab/install"), "debian")
     new = place.with_suffix(".new")
     shutil.rmtree(new, ignore_errors=True)
@@ -161,8 +179,6 @@ def _begun(place: Path, suite: str, packages: Iterable[str]) -> Path:
     policy = new / "usr/sbin/policy-rc.d"
     policy.write_text(_NO_DAEMON)
     policy.chmod(0o755)
-    # A mirror of testing or unstable may be older than what it says of itself; its signatures are checked all the same.
-    (new / "etc/apt/apt.conf.d/99-old-mirror").write_text('Acquire::Check-Valid-Until "false";\n')
     return new
 
 
@@ -172,11 +188,9 @@ def install(place: Path, *argv: str) -> None:
     _run(*own, "chroot", str(place), *argv)
 
 
-def _finished(new: Path, place: Path, wanted: str) -> Path:
-    (new / _READY).write_text(wanted)
-    shutil.rmtree(place, ignore_errors=True)
-    new.rename(place)
-    return place
+def packages(place: Path, *names: str) -> None:
+    """Installs those that are missing, without what they recommend, and leaves the others as they are. Raises LabError."""
+    install(place, "apt-get", "-qq", "install", "--no-install-recommends", "--no-upgrade", *names)
 
 
 def _run(*argv: str) -> None:
@@ -212,14 +226,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def made(make: Callable[[str], Path], suites: Iterable[str]) -> int:
-    """Prints where each is. Returns the exit status: 1 with the reason, where one cannot be made."""
-    try:
-        for suite in suites:
+    """Prints where each is. Returns the exit status: 1 with the reason of each that cannot be made."""
+    status = 0
+    for suite in suites:
+        try:
             print(make(suite))
-    except LabError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+        except LabError as error:
+            print(error, file=sys.stderr)
+            status = 1
+    return status
 
 
 if __name__ == "__main__":
