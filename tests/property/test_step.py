@@ -975,7 +975,7 @@ class Staying(World):
     @precondition(lambda self: self.is_announced_and_well())
     @rule(outcome=st.sampled_from([Outcome.FAIL, Outcome.UNKNOWN]))
     def every_server_fails(self, outcome: Outcome) -> None:
-        """What stays on as the last resort is announced all the time, and all of its servers have clients in the end."""
+        """What stays on as the last resort is announced all the time, and all of its real servers have clients in the end."""
         stay = [
             vip
             for vip in self.config.vips
@@ -995,7 +995,7 @@ class Staying(World):
             assert prefixes == last or (prefixes <= last and self.config.fleet is not None)
         for vip in stay:
             for key in (key for address in vip.addresses for key in keys_of(vip, address)):
-                members = self.state.index.services[key].membership.members
+                members = self.state.index.services[key].membership.serving
                 assert weighed(self.state, key) >= sum(member.in_use for member in members)
 
 
