@@ -178,7 +178,7 @@ class Held(NamedTuple):
 
     connections: int
     twice: int  # of them, those that take two places
-    rows: int  # that it may have
+    rows: int | None  # that it may have; None: not known
 
 
 def ipvs_connections(proc: Path, bits: Path) -> Held:
@@ -187,13 +187,14 @@ def ipvs_connections(proc: Path, bits: Path) -> Held:
     size = re.search(r"size=([0-9]+)", text.split("\n", 1)[0])
     if size is None:
         raise ValueError("/proc/net/ip_vs does not say the table's size")
-    rows = int(size[1])
-    # From 7.1 on that is the size of now, which grows with the connections up to this one.
+    grows = (proc / GROWS).exists()
+    # Of a table that grows that is the size of now, and it grows up to this one.
+    rows = None if grows else int(size[1])
     with contextlib.suppress(OSError, ValueError):
         rows = 2 ** int(bits.read_text())
     servers = re.findall(r"^  -> \S+ +(\S+) .* ([0-9]+) +([0-9]+) *$", text, re.MULTILINE)
     held = [(way, int(active) + int(inactive)) for way, active, inactive in servers]
-    twice = sum(each for way, each in held if way == "Masq") if (proc / GROWS).exists() else 0
+    twice = sum(each for way, each in held if way == "Masq") if grows else 0
     return Held(sum(each for _, each in held), twice, rows)
 
 
@@ -216,15 +217,23 @@ async def _ipvs(kind: IpvsConnectionsCheck, progress: Progress) -> Finding:
     except ValueError as error:
         return unusable(error)
     connections, twice, rows = held
-    progress.say("%d connections, %d rows in the table", connections, rows)
+    progress.say("%d connections, %s rows in the table", connections, "unknown" if rows is None else rows)
     if limit is not None:
         progress.say("%s allows %d", CONN_MAX, limit)
         if not limit:
             return fail(f"{CONN_MAX} is 0: the kernel takes no connection at all")
         if connections > amount(kind.limit, limit):
             return fail(f"{connections} of {limit} that {CONN_MAX} allows, {kind.limit} of them are fine")
+    if not isinstance(kind.max, Percent):
+        most = kind.max
+        return OK if connections <= most else fail(f"{connections} connections, at most {most} are fine")
+    if rows is None:
+        return unusable(f"{TABLE_BITS} does not say how far the table may grow: give `max` as a number")
     most = amount(kind.max, rows)
-    if isinstance(kind.max, Percent) and twice:
-        places = f"{connections + twice} places in the table ({twice} masqueraded connections take two each)"
-        return OK if connections + twice <= most else fail(f"{places}, at most {most} are fine")
-    return OK if connections <= most else fail(f"{connections} connections, at most {most} are fine")
+    if connections + twice <= most:
+        return OK
+    if not twice:
+        return fail(f"{connections} connections, at most {most} are fine")
+    return fail(
+        f"{connections + twice} places in the table ({twice} masqueraded connections take two each), at most {most} are fine"
+    )

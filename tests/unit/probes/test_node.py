@@ -202,20 +202,47 @@ def test_masqueraded_connections_count_twice_of_a_share_where_they_take_two_plac
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Since Linux 7.1, whose table grows."""
+    bits = tmp_path / "conn_tab_bits"
     monkeypatch.setattr(node, "PROC", tmp_path)
-    monkeypatch.setattr(node, "TABLE_BITS", tmp_path / "none")
+    monkeypatch.setattr(node, "TABLE_BITS", bits)
     (tmp_path / "net").mkdir()
-    (tmp_path / "net/ip_vs").write_text(IP_VS.replace("size=4096", "size=100").replace("Route", "Masq ", 1))
-    assert here(IpvsConnectionsCheck(max=Percent(20))) == (Outcome.OK, "")
+    (tmp_path / "net/ip_vs").write_text(IP_VS.replace("Route", "Masq ", 1))
+    bits.write_text("8\n")
+    assert here(IpvsConnectionsCheck(max=Percent(8))) == (Outcome.OK, "")
     grows = tmp_path / node.GROWS
     grows.parent.mkdir(parents=True)
     grows.write_text("-4\n")
-    assert here(IpvsConnectionsCheck(max=Percent(27))) == (Outcome.OK, "")
-    assert here(IpvsConnectionsCheck(max=Percent(26))) == (
+    assert here(IpvsConnectionsCheck(max=Percent(11))) == (Outcome.OK, "")
+    assert here(IpvsConnectionsCheck(max=Percent(10))) == (
         Outcome.FAIL,
-        "27 places in the table (7 masqueraded connections take two each), at most 26 are fine",
+        "27 places in the table (7 masqueraded connections take two each), at most 25 are fine",
     )
     assert here(IpvsConnectionsCheck(max=20)) == (Outcome.OK, "")
+
+
+def test_the_size_of_now_of_a_table_that_grows_is_no_size_to_take_a_share_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bits = tmp_path / "conn_tab_bits"
+    monkeypatch.setattr(node, "PROC", tmp_path)
+    monkeypatch.setattr(node, "TABLE_BITS", bits)
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/ip_vs").write_text(IP_VS.replace("size=4096", "size=256"))
+    assert here(IpvsConnectionsCheck(max=Percent(1)))[0] is Outcome.FAIL  # that size is the whole table
+    grows = tmp_path / node.GROWS
+    grows.parent.mkdir(parents=True)
+    grows.write_text("-4\n")
+    for text in (None, "", "many\n"):
+        if text is not None:
+            bits.write_text(text)
+        assert here(IpvsConnectionsCheck(max=Percent(1))) == (
+            Outcome.UNKNOWN,
+            f"the check could not run: {bits} does not say how far the table may grow: give `max` as a number",
+        )
+        assert here(IpvsConnectionsCheck(max=20)) == (Outcome.OK, "")
+        assert here(IpvsConnectionsCheck(max=19))[0] is Outcome.FAIL
+    bits.write_text("12\n")
+    assert here(IpvsConnectionsCheck(max=Percent(1)))[0] is Outcome.OK
 
 
 def test_what_the_kernels_limit_leaves_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
