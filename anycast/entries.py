@@ -1,4 +1,5 @@
-"""How many entries the kernel's table of connections holds, where a limit of them can be reached (Linux 7.2). I/O.
+"""The kernel's table of connections: how far it may grow, and, where a limit of them can be reached (Linux 7.2), how
+many entries it holds. I/O.
 
 /proc/net/ip_vs_status tells it to root alone. Another user counts the lines of /proc/net/ip_vs_conn, 100,000 of which
 take the kernel a seventh of a second. Either way it walks the whole table: in a thread, and not all the time.
@@ -14,9 +15,11 @@ from pathlib import Path
 
 from anycast.core.dataplane.limit import CONN_MAX_FILE, STATUS, entries, limit_of
 
-__all__ = ["PROC", "Entries", "kernel_limit"]
+__all__ = ["GROWS", "PROC", "TABLE_BITS", "Entries", "kernel_limit", "table_grows"]
 
 PROC = Path("/proc")
+TABLE_BITS = Path("/sys/module/ip_vs/parameters/conn_tab_bits")
+GROWS = "sys/net/ipv4/vs/conn_lfactor"  # below /proc
 
 _LEAST = 1.0  # seconds for which a number holds
 _SHARE = 20  # times as long as counting took it holds too: a twentieth of a processor at most
@@ -29,6 +32,11 @@ def kernel_limit(proc: Path) -> int | None:
         return limit_of((proc / CONN_MAX_FILE).read_text("ascii"))
     except FileNotFoundError:
         return None
+
+
+def table_grows(proc: Path) -> bool:
+    """Whether it grows, up to TABLE_BITS, as since Linux 7.1. Then a masqueraded connection takes two places of it."""
+    return (proc / GROWS).exists()
 
 
 class Entries:

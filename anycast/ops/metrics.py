@@ -30,7 +30,7 @@ from anycast.core.state import State
 from anycast.core.values.standing import Condition
 from anycast.core.view import sums
 from anycast.core.vip.facts import recent_crashes
-from anycast.entries import PROC, Entries, kernel_limit
+from anycast.entries import PROC, TABLE_BITS, Entries, kernel_limit, table_grows
 from anycast.ops import headroom
 from anycast.ops.board import Board
 from anycast.ops.exposition import Body, Chunk
@@ -44,8 +44,6 @@ from anycast.ops.status import (
     readiness,
 )
 from anycast.ops.strain import LATENESS, Strain
-
-TABLE_BITS = "/sys/module/ip_vs/parameters/conn_tab_bits"
 
 _END = b"# EOF\n"
 
@@ -119,7 +117,7 @@ class StateCollector(Collector):
             "anycast_kernel_programs", "Changes written to the kernel", value=state.kernel.programs
         )
         yield from _kernel(state)
-        yield from _ipvs(state, counted=self._source.traffic.counted)
+        yield from _ipvs(state, counted=self._source.traffic.counted, grows=table_grows(self._proc))
         yield from self._limit()
         yield from _work(self._source)
         yield from _strain(self._source.facts.work.strain, state)
@@ -181,7 +179,7 @@ def _kernel(state: State) -> Iterator[Metric]:
     return iter((repairs, sync))
 
 
-def _ipvs(state: State, *, counted: bool) -> Iterator[Metric]:
+def _ipvs(state: State, *, counted: bool, grows: bool) -> Iterator[Metric]:
     snapshot = state.kernel.snapshot
     connections = sum(snapshot.all_connections()) if snapshot is not None else 0
     yield _gauge(
@@ -193,6 +191,11 @@ def _ipvs(state: State, *, counted: bool) -> Iterator[Metric]:
         counted,
     )
     yield _gauge(
+        "anycast_ipvs_table_places",
+        "Places of the kernel's table that connections take: a masqueraded one two since Linux 7.1, any other one",
+        connections + (snapshot.masqueraded() if snapshot is not None and grows else 0),
+    )
+    yield _gauge(
         "anycast_ipvs_table_rows",
         "Rows that the kernel's table of connections may have; 0: not known",
         _rows(),
@@ -201,8 +204,7 @@ def _ipvs(state: State, *, counted: bool) -> Iterator[Metric]:
 
 def _rows() -> int:
     try:
-        with open(TABLE_BITS, encoding="ascii") as file:
-            return int(2 ** int(file.read()))
+        return int(2 ** int(TABLE_BITS.read_text("ascii")))
     except (OSError, ValueError):
         return 0
 

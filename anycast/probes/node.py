@@ -25,7 +25,7 @@ from anycast.core.values.checks import (
 )
 from anycast.core.values.configuration import Address
 from anycast.core.values.described import Percent, amount
-from anycast.entries import Entries, kernel_limit
+from anycast.entries import TABLE_BITS, Entries, kernel_limit, table_grows
 from anycast.memory import meminfo
 from anycast.probes import icmp, neighbor
 from anycast.probes.finding import OK, Finding, Progress, fail, unusable
@@ -36,8 +36,6 @@ __all__ = ["check", "default_gateway", "ipvs_connections"]
 
 PROC = Path("/proc")
 ENTRIES = Entries()
-TABLE_BITS = Path("/sys/module/ip_vs/parameters/conn_tab_bits")
-GROWS = "sys/net/ipv4/vs/conn_lfactor"  # below /proc; there since 7.1, where a masqueraded connection takes two places
 
 _ALIVE = frozenset({"reachable", "delay", "probe", "noarp", "permanent"})
 _SETTLING = frozenset({"none", "incomplete"})
@@ -187,7 +185,7 @@ def ipvs_connections(proc: Path, bits: Path) -> Held:
     size = re.search(r"size=([0-9]+)", text.split("\n", 1)[0])
     if size is None:
         raise ValueError("/proc/net/ip_vs does not say the table's size")
-    grows = (proc / GROWS).exists()
+    grows = table_grows(proc)
     # Of a table that grows that is the size of now, and it grows up to this one.
     rows = None if grows else int(size[1])
     with contextlib.suppress(OSError, ValueError):

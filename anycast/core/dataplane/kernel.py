@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias, assert_never
 
 from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.traffic import Received
-from anycast.core.values.configuration import Address, ConnectionSync, Timeouts
+from anycast.core.values.configuration import Address, ConnectionSync, Forwarding, Timeouts
 from anycast.core.values.persistent import PersistentMap
 from anycast.core.values.route import Prefix
 
@@ -115,6 +115,15 @@ class Snapshot:
                 active += one.active
                 inactive += one.inactive
         return ipvs.Connections(active, inactive)
+
+    def masqueraded(self) -> int:
+        """Those of all connections whose real servers are reached by NAT."""
+        number = 0
+        for key, counts in self.connections.items():
+            if key in self.table:
+                pairs = zip(self.table[key].destinations, ipvs.unpacked(counts), strict=True)
+                number += sum(sum(each) for one, each in pairs if one.forwarding is Forwarding.NAT)
+        return number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -223,6 +223,7 @@ def test_connections_are_of_the_server_whatever_its_record_and_place() -> None:
     )
     assert kernel.connections_of(key()) == {one.key: (1, 2), three.key: (3, 4)}
     assert kernel.all_connections() == (4, 6)
+    assert kernel.masqueraded() == 0
     ops = (
         SetDestination(service=key(), destination=replace(three, weight=0)),
         MoveDestination(service=key(), destination=one),
@@ -231,6 +232,17 @@ def test_connections_are_of_the_server_whatever_its_record_and_place() -> None:
     after = play(kernel, ops)
     assert [each.key for each in after.table[key()].destinations] == [three.key, one.key]
     assert after.connections_of(key()) == {one.key: (1, 2), three.key: (3, 4)}
+
+
+def test_masqueraded_are_the_connections_of_servers_reached_by_nat_alone() -> None:
+    one, two, three = (destination(number) for number in (1, 2, 3))
+    table = (one, replace(two, forwarding=Forwarding.NAT), replace(three, forwarding=Forwarding.TUNNEL))
+    kernel = replace(
+        holding(desired(*table), *table),
+        connections={key(): packed([Connections(1, 2), Connections(3, 4), Connections(5, 6)])},
+    )
+    assert (sum(kernel.all_connections()), kernel.masqueraded()) == (21, 7)
+    assert replace(kernel, table={}).masqueraded() == 0
 
 
 def test_connections_go_with_their_server_and_their_service() -> None:

@@ -12,6 +12,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics import parser as openmetrics
 
 from anycast.core import events as ev
+from anycast.core.dataplane import ipvs
 from anycast.core.dataplane.traffic import RUN_ESTIMATION
 from anycast.core.health.phase import Outcome
 from anycast.core.hooks import Ending, Tally
@@ -20,6 +21,7 @@ from anycast.core.maintenance.stages import FILE, NODE, Maintenance, Stage
 from anycast.core.values.configuration import Forwarding, Protocol
 from anycast.core.values.report import FailedRoute, NeighborState
 from anycast.core.vip.decide import Reason
+from anycast.entries import GROWS
 from anycast.ops import metrics
 from anycast.ops.board import Boards
 from anycast.ops.exposition import Body, Chunk
@@ -292,11 +294,43 @@ def test_commands_for_routes_are_counted_for_the_vip_of_the_prefix() -> None:
 
 def test_the_connection_table_and_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bits = tmp_path / "bits"
-    monkeypatch.setattr(metrics, "TABLE_BITS", str(bits))
+    monkeypatch.setattr(metrics, "TABLE_BITS", bits)
     node = healthy()
-    assert samples(node)["anycast_ipvs_table_rows"] == samples(node)["anycast_ipvs_connections"] == 0
+    found = samples(node)
+    assert found["anycast_ipvs_table_rows"] == found["anycast_ipvs_connections"] == 0
+    assert found["anycast_ipvs_table_places"] == 0
     bits.write_text("12\n")
     assert samples(node)["anycast_ipvs_table_rows"] == 4096
+
+
+def test_a_masqueraded_connection_takes_two_places_of_a_table_that_grows(tmp_path: Path) -> None:
+    """Since Linux 7.1; before it takes one."""
+    web, mail = CONFIG.vips
+    services = tuple(replace(each, forwarding=Forwarding.NAT) for each in web.services)
+    node = healthy(replace(CONFIG, vips=(replace(web, services=services), mail)))
+    each = ipvs.Connections(3, 4)
+    node.kernel = replace(
+        node.kernel,
+        connections={
+            key: ipvs.packed([each for _ in entry.destinations]) for key, entry in node.kernel.table.items()
+        },
+    )
+    node.send(ev.Tick(), after=5.0)
+    ways = [one.forwarding for entry in node.kernel.table.values() for one in entry.destinations]
+    everyone, by_nat = 7 * len(ways), 7 * ways.count(Forwarding.NAT)
+    assert 0 < by_nat < everyone
+    collector = metrics.StateCollector(
+        node, version="1", clock=lambda: node.now, wall=lambda: WALL, proc=tmp_path
+    )
+
+    def told() -> tuple[float, float]:
+        found = {one.name: one.samples[0].value for one in collector.collect() if one.samples}
+        return found["anycast_ipvs_connections"], found["anycast_ipvs_table_places"]
+
+    assert told() == (everyone, everyone)
+    (tmp_path / GROWS).parent.mkdir(parents=True)
+    (tmp_path / GROWS).write_text("-4\n")
+    assert told() == (everyone, everyone + by_nat)
 
 
 def test_the_limit_of_connections_and_how_much_of_it_is_taken(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from anycast.core.values.checks import (
 )
 from anycast.core.values.configuration import HERE
 from anycast.core.values.described import Percent
-from anycast.entries import Entries, kernel_limit
+from anycast.entries import GROWS, Entries, kernel_limit
 from anycast.memory import meminfo
 from anycast.probes import node
 from anycast.probes.run import probe
@@ -209,7 +209,7 @@ def test_masqueraded_connections_count_twice_of_a_share_where_they_take_two_plac
     (tmp_path / "net/ip_vs").write_text(IP_VS.replace("Route", "Masq ", 1))
     bits.write_text("8\n")
     assert here(IpvsConnectionsCheck(max=Percent(8))) == (Outcome.OK, "")
-    grows = tmp_path / node.GROWS
+    grows = tmp_path / GROWS
     grows.parent.mkdir(parents=True)
     grows.write_text("-4\n")
     assert here(IpvsConnectionsCheck(max=Percent(11))) == (Outcome.OK, "")
@@ -229,7 +229,7 @@ def test_the_size_of_now_of_a_table_that_grows_is_no_size_to_take_a_share_of(
     (tmp_path / "net").mkdir()
     (tmp_path / "net/ip_vs").write_text(IP_VS.replace("size=4096", "size=256"))
     assert here(IpvsConnectionsCheck(max=Percent(1)))[0] is Outcome.FAIL  # that size is the whole table
-    grows = tmp_path / node.GROWS
+    grows = tmp_path / GROWS
     grows.parent.mkdir(parents=True)
     grows.write_text("-4\n")
     for text in (None, "", "many\n"):
