@@ -26,7 +26,7 @@ from anycast.core.rendering import (
 )
 from anycast.core.state import CONTEST_ENDS, CONTESTED, State
 from anycast.core.values.configuration import Config
-from anycast.core.values.report import SILENT, Report, silent_for
+from anycast.core.values.report import SILENT, Report, silent_for, vulnerable
 from anycast.core.values.standing import MAX_TEXT, Condition, Standing
 
 CLOCK_STANDS = 600.0  # seconds after the clock was set
@@ -188,7 +188,7 @@ def _some(words: list[str]) -> str:
 
 
 def _of_plugins(state: State) -> dict[tuple[Condition, str], str]:
-    old = journal = trouble = unseen = two = ""
+    old = open_to_peers = journal = trouble = unseen = two = ""
     is_table = state.config.speaker.is_table
     for report in _reports(state):
         trouble, unseen = report.trouble or trouble, report.unseen or unseen
@@ -210,6 +210,11 @@ def _of_plugins(state: State) -> dict[tuple[Condition, str], str]:
                 f"ExaBGP (pid {report.exabgp_pid}) runs a plugin of an older release, which {_LACKS[max(report.attributes, 1)]} "
                 f"(restart it: {RESTART})"
             )
+        if (cure := vulnerable(report.exabgp_version)) is not None:
+            open_to_peers = (
+                "a BGP peer can write events of its own to the processes of ExaBGP "
+                f"{report.exabgp_version} (pid {report.exabgp_pid}): {cure}, then restart it ({RESTART})"
+            )
         if report.journal_error:
             journal = (
                 f"the plugin cannot write its journal ({report.journal_error}): routes that are not on its command "
@@ -217,6 +222,7 @@ def _of_plugins(state: State) -> dict[tuple[Condition, str], str]:
             )
     found = {
         (Condition.EXABGP_OUTDATED, ""): old,
+        (Condition.EXABGP_VULNERABLE, ""): open_to_peers,
         (Condition.PLUGIN_JOURNAL, ""): journal,
         (Condition.TABLE_TROUBLE, ""): trouble,
         (Condition.SPEAKER_UNSEEN, ""): unseen if is_table else "",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from anycast.core.values.report import ATTRIBUTES, EXPLAINED, NeighborState, Report, doubtful, too_old
+from anycast.core.values.report import ATTRIBUTES, EXPLAINED, NeighborState, Report, too_old
 from anycast.core.values.route import Mark, Prefix, Route, shape
 from anycast.core.values.sight import ViewChange
 from anycast.lease import Lease, LeaseChange
@@ -372,7 +372,7 @@ class Planner:
             return
         self._version = version
         self._changes += 1
-        if (words := too_old(version) or doubtful(version)) is not None:
+        if (words := too_old(version)) is not None:
             self.log.append(words)
 
     def _answer(self, *, refused: bool, now: float) -> None:

@@ -9,6 +9,7 @@ from anycast.core.values.route import Prefix
 
 OLDEST = (5, 0, 13)
 """The oldest ExaBGP that no peer can make say things of its own to the plugin."""
+_OLDEST = ".".join(map(str, OLDEST))
 
 
 ATTRIBUTES = 4
@@ -55,17 +56,16 @@ SILENT = 1.5
 def too_old(version: str | None) -> str | None:
     """Why no route is announced through this ExaBGP, in words; None: it is supported, or not known."""
     return (
-        f"ExaBGP {version} is not supported: install {'.'.join(map(str, OLDEST))} or newer"
+        f"ExaBGP {version} is not supported: install {_OLDEST} or newer"
         if version is not None and _numbers(version)[:1] < OLDEST[:1]
         else None
     )
 
 
-def doubtful(version: str | None) -> str | None:
-    """What is wrong with an ExaBGP that works, in words; None: nothing, or it is not known."""
+def vulnerable(version: str | None) -> str | None:
+    """What to do about an ExaBGP whose BGP peers can write events of their own to its processes; None: nothing is known."""
     return (
-        f"a BGP peer can write events of its own to the processes of ExaBGP {version}: install "
-        f"{'.'.join(map(str, OLDEST))} or newer"
+        f"install {_OLDEST} or newer"
         if version is not None and OLDEST[:1] <= _numbers(version) < OLDEST
         else None
     )

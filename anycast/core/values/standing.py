@@ -25,6 +25,7 @@ class Condition(StrEnum):
     CONFIG_NOT_SAVED = "config_not_saved"  # as the last good one
     AGENT_OUTDATED = "agent_outdated"  # it has settings that a reload does not change
     EXABGP_OUTDATED = "exabgp_outdated"  # it runs with another configuration than the agent
+    EXABGP_VULNERABLE = "exabgp_vulnerable"  # its version has a known fault that a BGP peer can use
     EXABGP_SILENT = "exabgp_silent"  # what it announces is not known, and routers drop it after the hold time
     TABLE_TROUBLE = (
         "table_trouble"  # the speaker's table of the kernel has routes of others, or cannot be used

@@ -124,6 +124,27 @@ def test_a_plugin_of_an_older_release_that_would_make_a_primary_of_a_backup_stan
     assert kinds(node) == set()
 
 
+@pytest.mark.parametrize("version", ["5.0.0", "5.0.12", "5.0.12-1"])
+def test_an_exabgp_that_peers_can_write_events_of_stands_until_a_newer_one_reports(version: str) -> None:
+    node = up()
+    reports(node, exabgp_version=None)
+    assert kinds(node) == set()
+    reports(node, exabgp_version=version)
+    assert kinds(node) == {Condition.EXABGP_VULNERABLE}
+    (one,) = node.state.standing.values()
+    assert f"ExaBGP {version} (pid 47): install 5.0.13 or newer, then restart it ({RESTART})" in one.text
+    reports(node, exabgp_version="5.0.13", exabgp_pid=48)
+    assert kinds(node) == set()
+
+
+@pytest.mark.parametrize("version", ["4.2.25", "5.0.13", "5.0.15-3", "5.1", "6.0.0", "main", ""])
+def test_no_other_version_is_vulnerable_as_far_as_it_is_known(version: str) -> None:
+    """Of an ExaBGP 4 the routes that it is not given say what is wrong."""
+    node = up()
+    reports(node, exabgp_version=version)
+    assert kinds(node) == set()
+
+
 def test_a_password_that_is_changed_stands_until_another_exabgp_reports() -> None:
     node = up()
     with_neighbors(node, replace(ROUTER, password="before"))
