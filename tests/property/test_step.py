@@ -131,11 +131,18 @@ def facts_of(state: State, key: Key) -> ServiceFacts:
 
 
 def renamed(before: State, after: State) -> set[Address]:
-    """The addresses of VIPs whose old name is gone and whose new name means nothing yet."""
+    """The addresses of VIPs whose old name is gone and whose new name means nothing yet.
+
+    Not of one that takes the place of several: it goes on as the first of them.
+    """
     new = {vip.name for vip in after.config.vips}
     known = {*(vip.name for vip in before.config.vips), *before.maintenance}
-    gone = {a for vip in before.config.vips if vip.name not in new for a in vip.addresses}
-    return gone & {a for vip in after.config.vips if vip.name not in known for a in vip.addresses}
+    had = {a: vip.name for vip in before.config.vips for a in vip.addresses}
+    gone = {a for a, name in had.items() if name not in new}
+    ones = (vip for vip in after.config.vips if vip.name not in known)
+    return gone & {
+        a for vip in ones if len({had[a] for a in vip.addresses if a in had}) == 1 for a in vip.addresses
+    }
 
 
 def covered(state: State) -> set[Address]:
