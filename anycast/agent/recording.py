@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 from anycast.background_writer import BackgroundWriter
 from anycast.core import events, hooks, owned
-from anycast.core.dataplane import ipvs, kernel
+from anycast.core.dataplane import ipvs, kernel, traffic
 from anycast.core.events import Event
 from anycast.core.fleet import values as of_fleet
 from anycast.core.health import phase
@@ -42,7 +42,7 @@ from anycast.core.values import (
 from anycast.core.values.configuration import Config, Target
 from anycast.core.vip import decide
 
-VERSION = 2
+VERSION = 3
 MAX_BYTES = 512 * 1024 * 1024  # of a recording
 MAX_WAITING = 20_000  # events that wait for the disk
 PATIENCE = 1.0  # seconds the last events have to be written at the end
@@ -67,6 +67,7 @@ _MODULES: tuple[ModuleType, ...] = (
     software,
     stages,
     standing,
+    traffic,
 )
 CLASSES: dict[str, type[Any]] = {
     name: found
@@ -74,7 +75,7 @@ CLASSES: dict[str, type[Any]] = {
     for name, found in vars(module).items()
     if isinstance(found, type)
     and found.__module__ == module.__name__
-    and (dataclasses.is_dataclass(found) or issubclass(found, Enum))
+    and (dataclasses.is_dataclass(found) or issubclass(found, Enum) or hasattr(found, "_fields"))
 }
 ADDRESSES: dict[str, Callable[[str], object]] = {
     "IPv4Address": ipaddress.IPv4Address,
@@ -114,6 +115,11 @@ class Writer:
                 self._snapshot = value
                 # What was carried decides nothing, and would be most of the file.
                 return self._object(dataclasses.replace(value, traffic={}))
+            case tuple() if type(value) is CLASSES.get(type(value).__name__):  # it has names
+                return {
+                    "": type(value).__name__,
+                    **{name: self.write(one) for name, one in value._asdict().items()},
+                }
             case tuple():
                 return [self.write(one) for one in value]
             case frozenset():

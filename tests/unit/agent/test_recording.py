@@ -53,6 +53,12 @@ def played(path: Path) -> tuple[State, list[ev.Log]]:
     return steps[-1][2], logs
 
 
+def without_traffic(state: State) -> State:
+    """What services have carried is in no recording: it decides nothing."""
+    readings = tuple(replace(one, traffic={}) for one in state.kernel.readings)
+    return replace(state, kernel=replace(state.kernel, readings=readings))
+
+
 @settings(max_examples=40)
 @given(happenings=st.lists(st.sampled_from(HAPPENINGS), max_size=8))
 def test_every_history_can_be_played_again(
@@ -64,7 +70,7 @@ def test_every_history_can_be_played_again(
         happening(node)
     assert node.recorder.drain(60)
     state, logs = played(path)
-    assert state == node.state
+    assert state == without_traffic(node.state)
     assert [(log.event, log.fields) for log in logs] == [(log.event, log.fields) for log in node.log]
 
 
