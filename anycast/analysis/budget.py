@@ -279,7 +279,7 @@ def _announced(config: Config, assumed: Assumed) -> Iterator[Outage]:
     hold = Term(float(config.bgp.hold_time), "hold time")
     for neighbor in config.bgp.neighbors:
         scopes = (str(neighbor.address),)
-        silence = _sooner(hold, *_bfd(neighbor, assumed))
+        silence = _sooner(hold, *_bfd(config, neighbor, assumed))
         stuck = _sooner(hold, Term(STUCK, "plugin ends it"))
         kept = [Term(assumed.graceful_restart, "graceful restart")] if assumed.graceful_restart else []
         yield one(Kind.EXABGP_DIES, *kept, scopes=scopes)
@@ -308,7 +308,7 @@ def _by_table(config: Config, assumed: Assumed, one: Callable[..., Outage]) -> I
     hold = Term(float(config.bgp.hold_time), "hold time")
     for neighbor in config.bgp.neighbors:
         scopes = (str(neighbor.address),)
-        silence = _sooner(hold, *_bfd(neighbor, assumed))
+        silence = _sooner(hold, *_bfd(config, neighbor, assumed))
         kept = [Term(assumed.graceful_restart, "graceful restart")] if assumed.graceful_restart else []
         yield one(Kind.DAEMON_DIES, *kept, scopes=scopes)
         yield one(Kind.DAEMON_HANGS, hold, scopes=scopes)  # BFD may go on: it is another thread of BIRD's
@@ -325,9 +325,9 @@ def _by_table(config: Config, assumed: Assumed, one: Callable[..., Outage]) -> I
         yield one(Kind.LINK_DOWN, Term(assumed.carrier, "carrier"), scopes=("OSPF",))
 
 
-def _bfd(neighbor: Neighbor, assumed: Assumed) -> Iterator[Term]:
+def _bfd(config: Config, neighbor: Neighbor, assumed: Assumed) -> Iterator[Term]:
     """The router counts by the node's multiplier, and expects packets as often as the slower of both ends says."""
-    if neighbor.bfd is not None and not _without_bfd(neighbor):
+    if neighbor.bfd is not None and not _without_bfd(config, neighbor):
         yield Term(max(neighbor.bfd.interval, assumed.bfd_receive), "BFD", neighbor.bfd.multiplier)
 
 
@@ -336,9 +336,8 @@ def _unplugged(neighbor: Neighbor, silence: Term, assumed: Assumed) -> Term:
     return silence if neighbor.distance else Term(assumed.carrier, "carrier")
 
 
-def _without_bfd(neighbor: Neighbor) -> str:
-    """Why the router has none, whatever the node has; empty: it has, or what it runs is not told."""
-    return without_bfd(neighbor, neighbor.software) if neighbor.software is not None else ""
+def _without_bfd(config: Config, neighbor: Neighbor) -> str:
+    return without_bfd(config, neighbor, neighbor.software)
 
 
 def _sooner(*terms: Term) -> Term:
@@ -385,15 +384,17 @@ def _sessions(config: Config, assumed: Assumed) -> Iterator[Concern]:
             f"{'' if hold < STUCK else f' ({STUCK:g} s where the plugin still runs)'}, and a dead node without BFD",
             do="write bgp.hold_time: 3, and have the routers accept it",
         )
-    reasons = sorted({why for one in neighbors if (why := _without_bfd(one))})
+    reasons = sorted({why for one in neighbors if (why := _without_bfd(config, one))})
     for why in reasons if hold > SHORTEST_HOLD else ():
-        mute = [str(one.address) for one in neighbors if _without_bfd(one) == why]
+        mute = [str(one.address) for one in neighbors if _without_bfd(config, one) == why]
         yield Concern(
             code="no_bfd",
             what=f"{why}: a frozen node, or a link that loses packets, is noticed by {_some(mute)} after {hold} s",
             do=f"write bgp.hold_time: {SHORTEST_HOLD}",
         )
-    if without := [str(one.address) for one in neighbors if one.bfd is None and not _without_bfd(one)]:
+    if without := [
+        str(one.address) for one in neighbors if one.bfd is None and not _without_bfd(config, one)
+    ]:
         yield Concern(
             code="no_bfd",
             what=f"no BFD with {_some(without)}: a frozen node, or a link that loses packets, is noticed after {hold} s",
@@ -404,7 +405,7 @@ def _sessions(config: Config, assumed: Assumed) -> Iterator[Concern]:
     if held := [
         str(one.address)
         for one in neighbors
-        if any(_bfd(one, assumed)) and one.bfd and one.bfd.interval < assumed.bfd_receive
+        if any(_bfd(config, one, assumed)) and one.bfd and one.bfd.interval < assumed.bfd_receive
     ]:
         yield Concern(
             code="router_bfd",
@@ -414,7 +415,7 @@ def _sessions(config: Config, assumed: Assumed) -> Iterator[Concern]:
     late = [
         f"{one.address} ({one.bfd})"
         for one in neighbors
-        if one.bfd and any(term.total >= hold for term in _bfd(one, assumed))
+        if one.bfd and any(term.total >= hold for term in _bfd(config, one, assumed))
     ]
     if late:
         yield Concern(

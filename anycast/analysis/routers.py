@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeAlias
 
-from anycast.core.preference import Preference, export_of, preference
+from anycast.core.preference import Preference, export_of, is_internal, preference
 from anycast.core.prefixes import prefixes_of
-from anycast.core.values.configuration import Config, Neighbor, Vip
+from anycast.core.values.configuration import Bgp, Config, Neighbor, Vip
 from anycast.core.values.route import BANDWIDTH, TRANSITIVE_BANDWIDTH, Prefix, extended_community
 from anycast.core.values.software import Daemon, Software
+from anycast.core.values.speaker import LearnedBy
 
 GOBGP_BFD = (4, 6)  # the first GoBGP with BFD
 GOBGP_RANGE_PASSWORD = (3, 36)  # a password for nodes in a range
@@ -30,12 +31,12 @@ def said(neighbor: Neighbor) -> Software | None:
 
 
 def unfit(config: Config, runs: Callable[[Neighbor], Software | None] = said) -> Iterator[Told]:
-    """`runs`: the software of a router; None: unknown, or not of interest. Each kind of software is told once a setting."""
-    told: set[tuple[str, Software]] = set()
+    """`runs`: the software of a router; None: unknown. Each kind of software is told once a setting."""
+    told: set[tuple[str, Software | None]] = set()
     for n, neighbor in enumerate(config.bgp.neighbors):
-        if (software := runs(neighbor)) is None:
-            continue
-        for setting, what, do in _of_session(neighbor, software, config.bgp.hold_time):
+        software = runs(neighbor)
+        found = _of_session(config, neighbor, software) if software else _of_unknown(config.bgp, neighbor)
+        for setting, what, do in found:
             if (setting, software) not in told:
                 told.add((setting, software))
                 yield ("bgp", "neighbors", n, setting), what, do
@@ -44,13 +45,20 @@ def unfit(config: Config, runs: Callable[[Neighbor], Software | None] = said) ->
     yield from _of_weights(config, kinds)
 
 
-def _of_session(neighbor: Neighbor, software: Software, hold_time: int) -> Iterator[tuple[str, str, str]]:
-    if neighbor.bfd is not None and (without := without_bfd(neighbor, software)):
+def _of_session(config: Config, neighbor: Neighbor, software: Software) -> Iterator[tuple[str, str, str]]:
+    if neighbor.bfd is not None and (without := without_bfd(config, neighbor, software)):
         yield (
             "bfd",
-            f"{without}: it keeps the routes of a frozen node for the hold time of {hold_time}s",
+            f"{without}: it keeps the routes of a frozen node for the hold time of {config.bgp.hold_time}s",
             "write bfd: false there, and bgp.hold_time: 3",
         )
+    elif (
+        neighbor.bfd is not None
+        and neighbor.software is None
+        and bfd_hops(config.bgp, neighbor, software) != bfd_hops(config.bgp, neighbor, None)
+    ):
+        what = f"{_FRR_HOPS}, and the node's bfdd of one, for its file does not say what this router runs"
+        yield "software", what, "write software: frr under the neighbor, and render frr-bfd again"
     if software.daemon is Daemon.FRR:
         yield from _of_frr(neighbor, software)
     if software.daemon is Daemon.OPENBGPD:
@@ -59,6 +67,13 @@ def _of_session(neighbor: Neighbor, software: Software, hold_time: int) -> Itera
     if software.daemon is Daemon.OPENBGPD and len(password) > OPENBGPD_PASSWORD:
         what = f"OpenBGPD takes passwords of {OPENBGPD_PASSWORD} characters, this one has {len(password)}"
         yield "password", what, "write a shorter one at both ends"
+
+
+def _of_unknown(bgp: Bgp, neighbor: Neighbor) -> Iterator[tuple[str, str, str]]:
+    frr = Software(daemon=Daemon.FRR)
+    if neighbor.bfd is not None and bfd_hops(bgp, neighbor, frr) != bfd_hops(bgp, neighbor, None):
+        what = f"{_FRR_HOPS}, others of one: BFD comes up only where both ends speak the same"
+        yield "ttl_security", what, "write software: frr under the neighbor, or what else runs there"
 
 
 def _of_frr(neighbor: Neighbor, software: Software) -> Iterator[tuple[str, str, str]]:
@@ -92,17 +107,39 @@ def _of_openbgpd(neighbor: Neighbor, software: Software) -> Iterator[tuple[str, 
         yield "ttl_security", what, "write true, or `multihop` in its place"
 
 
-def without_bfd(neighbor: Neighbor, software: Software) -> str:
-    """Why a router with this software has no BFD in the session with the node; empty: it has."""
+_FRR_HOPS = "FRR speaks BFD of several hops in this session, for ttl_security is there and the AS is another"
+
+
+def bfd_hops(bgp: Bgp, neighbor: Neighbor, software: Software | None) -> bool:
+    """Whether a router with this software speaks BFD of several hops (RFC 5883): the two kinds do not hear each other."""
+    # FRR's ttl-security sets the TTL that it knows an `ebgp-multihop` by.
+    frr = software is not None and software.daemon is Daemon.FRR
+    external = not is_internal(bgp, neighbor)
+    return bool(neighbor.distance or (frr and neighbor.ttl_security and external))
+
+
+def without_bfd(config: Config, neighbor: Neighbor, software: Software | None) -> str:
+    """Why a router with this software has none in this session, whatever the node has.
+
+    Empty: it has, or nobody says what runs there.
+    """
+    if software is None:
+        return ""
     match software.daemon:
         case Daemon.OPENBGPD:
             return "OpenBGPD has no BFD"
+        case Daemon.GOBGP if neighbor.distance:
+            return "GoBGP has BFD on its own links alone, not with multihop"
         case Daemon.GOBGP if software.version is None:
             return "GoBGP has BFD from 4.6 on, and its version is not told"
         case Daemon.GOBGP if not software.since(*GOBGP_BFD):
             return f"{software} has no BFD, which came with 4.6"
-        case Daemon.GOBGP if neighbor.distance:
-            return "GoBGP has BFD on its own links alone, not with multihop"
+        case Daemon.FRR if bfd_hops(config.bgp, neighbor, software) and not neighbor.distance:
+            several = "FRR speaks BFD of several hops where ttl_security is"
+            if neighbor.address.is_link_local:
+                return f"{several}, which link-local addresses do not have"
+            bird = config.speaker.is_table and config.speaker.daemon is LearnedBy.BIRD
+            return f"{several}, and the node's BIRD of one" if bird else ""
         case _:
             return ""
 

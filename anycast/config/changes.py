@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from anycast.analysis import maglev
-from anycast.analysis.routers import some
+from anycast.analysis.routers import bfd_hops, some
 from anycast.core.dataplane.members import server_port, versions
 from anycast.core.fleet.values import Capacity
 from anycast.core.hooks import Hook, Webhook
@@ -296,6 +296,23 @@ def _bgp(old: model.Config, new: model.Config) -> Iterator[str]:
         yield f"bgp: {name} {change}" + (f": {_again(new)}" if new.speaker.is_table else "")
     before, after = ({router.address: router for router in config.bgp.neighbors} for config in (old, new))
     yield from _members("bgp", "neighbor", before, after, _neighbor_of(new), more=f": {_again(new)}")
+    if not new.speaker.is_table:
+        yield from _hops(old.bgp, new.bgp)
+
+
+def _hops(old: model.Bgp, new: model.Bgp) -> Iterator[str]:
+    """Of the node's bfdd, whose file has more of a session than `bfd`."""
+    before = {one.address: one for one in old.neighbors}
+    for one in new.neighbors:
+        known = before.get(one.address)
+        if known is None or one.bfd is None or known.bfd != one.bfd:
+            continue
+        was, now = (
+            "several hops" if bfd_hops(bgp, neighbor, neighbor.software) else "one hop"
+            for bgp, neighbor in ((old, known), (new, one))
+        )
+        if was != now:
+            yield f"bgp: neighbor {one.address} bfd over {was} -> over {now}: {BFD}"
 
 
 def _neighbor_of(config: model.Config) -> Callable[[model.Neighbor, model.Neighbor], Iterator[str]]:

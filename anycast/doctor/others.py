@@ -48,7 +48,7 @@ def bfd(facts: Facts, config: Config | None) -> Iterator[Finding]:
     with_bfd = [
         str(one.address)
         for one in config.bgp.neighbors
-        if one.bfd is not None and not (one.software and without_bfd(one, one.software))
+        if one.bfd is not None and not without_bfd(config, one, one.software)
     ]
     if with_bfd:
         yield Finding(

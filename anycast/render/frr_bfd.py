@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from anycast.analysis.routers import bfd_hops
 from anycast.core.values.speaker import LearnedBy
 from anycast.render.router import local_address
 from anycast.render.template import render
@@ -23,4 +24,4 @@ def frr_bfd_conf(config: Config) -> str:
         )
     if not any(neighbor.bfd for neighbor in config.bgp.neighbors):
         raise ValueError("no neighbor has BFD: write `bfd: true` in the section bgp")
-    return render("frr-bfd.conf", bgp=config.bgp, local_address=local_address)
+    return render("frr-bfd.conf", bgp=config.bgp, local_address=local_address, bfd_hops=bfd_hops)

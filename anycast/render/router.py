@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, TypeAlias
 
 from anycast.analysis.budget import ROUTER_DIALS
-from anycast.analysis.routers import GOBGP_RANGE_PASSWORD, Weights, sent, some, unfit
+from anycast.analysis.routers import GOBGP_RANGE_PASSWORD, Weights, sent, some, unfit, without_bfd
 from anycast.core.preference import export_of
 from anycast.core.prefixes import prefixes_of
 from anycast.core.values.configuration import BGP_PORT, Role, distance
@@ -45,6 +45,7 @@ class Session:
     password: str | None = field(default=None, repr=False)
     bfd: Bfd | None = None
     view: bool = False  # the node is sent back what the router has of its VIPs
+    without_bfd: str = ""  # why this router has none, whatever the node has
     multihop: int = 0  # hops; 0: the node is on a link of the router's
     ttl_security: int = 0  # hops; 0: none
     port: int = BGP_PORT  # the router's
@@ -170,7 +171,7 @@ def router(
 
     `ranges`: where it takes every node, as these are; those have no line of their own. Raises ValueError where that is not one router, or two of the nodes cannot be told apart.
     """
-    nodes = [_node(config, only) for config in configs]
+    nodes = [_node(config, only, software) for config in configs]
     pairs = [
         (config, neighbor)
         for config in configs
@@ -210,18 +211,21 @@ def router(
     return Router(
         asn=numbers.pop(),
         router_id=router_id or first,
-        nodes=tuple(_with_ranges(nodes, ranges)) if ranges else tuple(nodes),
+        nodes=tuple(_with_ranges(nodes, ranges, software)) if ranges else tuple(nodes),
         software=software,
         members=frozenset((n.address, local_address(config.bgp, n)) for config, n in pairs),
     )
 
 
+# 8.4 does not hand the group's TTL on to its members; the source of August 2026 does.
+_RANGE_BFD = "with ttl_security FRR speaks BFD of one hop or of several with nodes in a range, by its version"
 _ALIKE = (
     "local",
     "hold_time",
     "families",
     "password",
     "bfd",
+    "without_bfd",
     "multihop",
     "ttl_security",
     "reflects",
@@ -231,7 +235,9 @@ _ALIKE = (
 )
 
 
-def _with_ranges(nodes: Sequence[Node], ranges: Sequence[Network]) -> Iterator[Node]:
+def _with_ranges(
+    nodes: Sequence[Node], ranges: Sequence[Network], software: Software | None
+) -> Iterator[Node]:
     """Nodes with what is in no range, then a node for each range, which may announce what any of its nodes may.
 
     Raises ValueError where the nodes of a range are not alike, or there is none.
@@ -252,10 +258,12 @@ def _with_ranges(nodes: Sequence[Node], ranges: Sequence[Network]) -> Iterator[N
             raise ValueError(
                 f"no node has an address in the range {network}: it is written as one of its nodes is"
             )
-        yield _range(f"range{number}", network, members)
+        yield _range(f"range{number}", network, members, software)
 
 
-def _range(name: str, network: Network, members: Sequence[tuple[Node, Session]]) -> Node:
+def _range(
+    name: str, network: Network, members: Sequence[tuple[Node, Session]], software: Software | None
+) -> Node:
     sessions = [session for _, session in members]
     first = sessions[0]
     for what in _ALIKE:
@@ -274,6 +282,9 @@ def _range(name: str, network: Network, members: Sequence[tuple[Node, Session]])
         for family in (4, 6)
     }
     one = replace(first, remote=network, remote_as=number, group=f"ANYCAST-{name}", count=len(members))
+    frr = software is not None and software.daemon is Daemon.FRR
+    if frr and one.ttl_security and one.external and not one.distance:
+        one = replace(one, without_bfd=_RANGE_BFD)
     return Node(name=name, vips=vips, sessions=(one,))
 
 
@@ -318,6 +329,9 @@ def doubts(configs: Sequence[Config], router: Router) -> Iterator[str]:
     secret = [str(one.range) for one in router.sessions if one.range is not None and one.password is not None]
     if runs.daemon is Daemon.GOBGP and secret and not runs.since(*GOBGP_RANGE_PASSWORD):
         yield f"GoBGP before 3.36 (3.10 was tried) takes no connection with a password from a range, as {secret[0]}"
+    for session in router.sessions:
+        if session.bfd is not None and session.without_bfd is _RANGE_BFD:
+            yield f"{session.range}: bfd: {_RANGE_BFD}: none is written (leave out --range, or ttl_security)"
     for family in sorted(router.families):
         if runs.daemon is Daemon.FRR and router.paths(family) > MOST_PATHS:
             yield (
@@ -397,7 +411,7 @@ def _wanted(neighbor: Neighbor, only: Collection[Address]) -> bool:
     return not only or neighbor.address in only
 
 
-def _node(config: Config, only: Collection[Address]) -> Node:
+def _node(config: Config, only: Collection[Address], software: Software | None) -> Node:
     exports = [one.export for one in config.bgp.neighbors if _wanted(one, only)]
     prefixes = {
         prefix
@@ -408,11 +422,11 @@ def _node(config: Config, only: Collection[Address]) -> Node:
     return Node(
         name=word(config.node.name),
         vips={family: tuple(sorted(one for one in prefixes if one.version == family)) for family in (4, 6)},
-        sessions=tuple(_sessions(config, only)),
+        sessions=tuple(_sessions(config, only, software)),
     )
 
 
-def _sessions(config: Config, only: Collection[Address]) -> Iterator[Session]:
+def _sessions(config: Config, only: Collection[Address], software: Software | None) -> Iterator[Session]:
     for neighbor in config.bgp.neighbors:
         if _wanted(neighbor, only):
             yield Session(
@@ -425,6 +439,7 @@ def _sessions(config: Config, only: Collection[Address]) -> Iterator[Session]:
                 password=neighbor.password,
                 bfd=neighbor.bfd,
                 view=neighbor.view,
+                without_bfd=without_bfd(config, neighbor, software),
                 multihop=neighbor.multihop,
                 ttl_security=neighbor.ttl_security,
                 port=neighbor.port,

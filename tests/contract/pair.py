@@ -42,8 +42,10 @@ def config(
     vips: str = VIPS,
     announce: str = "",
     view: str = "",
+    neighbor: str = "",
 ) -> Config:
-    """A node with a session of each family, the one with a password. `announce`: prefixes around the VIPs. `view`: the software of a router that sends back."""
+    """A node with a session of each family, the one with a password. `announce`: prefixes around the VIPs. `view`: the software of a router that sends back. `neighbor`: what both neighbors say besides."""
+    more = f", {neighbor}" if neighbor else ""
 
     def quoted(some: str) -> str:
         return ", ".join(f'"{one}"' for one in some.split(", "))
@@ -57,8 +59,8 @@ bgp:
   bfd: {bfd}
 {_view(view)}
   neighbors:
-    - {{address: {ROUTER4}, remote_as: 65000, password: "{PASSWORD}"}}
-    - {{address: "{ROUTER6}", remote_as: 65000, local_address: "{NODE6}"}}
+    - {{address: {ROUTER4}, remote_as: 65000, password: "{PASSWORD}"{more}}}
+    - {{address: "{ROUTER6}", remote_as: 65000, local_address: "{NODE6}"{more}}}
 vips:
   web:
     addresses: [{quoted(vips)}]
@@ -117,11 +119,12 @@ def pair(
     change: tuple[str, str] = ("", ""),
     runs: Runs | None = None,
     view: bool = False,
+    neighbor: str = "",
 ) -> Iterator[Pair]:
     """Sessions are up. `bfd` as the configuration writes it; `switch`: the link can be cut.
 
     `change`: what an operator has written otherwise in the router's configuration. `runs`: what is rendered for.
-    `view`: the router sends back what it has.
+    `view`: the router sends back what it has. `neighbor`: what both neighbors say besides.
     """
     with contextlib.ExitStack() as undo:
         folder = undo.enter_context(bgp.open_folder())
@@ -133,6 +136,7 @@ def pair(
             vips=vips,
             announce=announce,
             view=software.name if view else "",
+            neighbor=neighbor,
         )
         table = RouteWatch(RouteTable([str(V4), str(V6)], {}, places.router))
         undo.callback(table.close)

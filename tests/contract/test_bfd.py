@@ -118,6 +118,15 @@ def test_a_dead_bfdd_costs_no_route(frr: type[Frr]) -> None:
             one.forwarded(V4)
 
 
+@frrs
+@pytest.mark.parametrize("sessions", ["ebgp", "ibgp"])
+def test_bfd_comes_up_beside_ttl_security(frr: type[Frr], sessions: str) -> None:
+    """FRR takes the sessions with another AS for ones of several hops, however near the node is."""
+    secured = f"ttl_security: true, software: {frr.name}"
+    with pair(frr, ibgp=sessions == "ibgp", bfd=FAST, neighbor=secured) as one:
+        _bfd_up(one)
+
+
 def _frr(one: Pair) -> Frr:
     assert isinstance(one.router, Frr)
     return one.router

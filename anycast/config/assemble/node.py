@@ -209,6 +209,9 @@ class Node(Assembler):
             self._say((*path, "passive"), what, "remove it: this node opens the session", key=True)
 
     def _distance(self, path: Path, neighbor: schema.Neighbor) -> None:
+        if neighbor.ttl_security > 1 and neighbor.address is not None and neighbor.address.is_link_local:
+            what = f"{neighbor.address} is link-local: it is on this node's link"
+            self._say((*path, "ttl_security"), what, "write true")
         if neighbor.multihop is None:
             return
         if neighbor.ttl_security:

@@ -168,12 +168,17 @@ def test_a_router_that_speaks_no_bfd_notices_a_dead_node_after_the_hold_time(
         )
 
 
-def test_gobgp_has_no_bfd_with_a_node_that_is_further_away() -> None:
-    near = config("hold_time: 5, bfd: true, software: gobgp 4.8,")
-    (neighbor,) = near.bgp.neighbors
-    far = replace(near, bgp=replace(near.bgp, neighbors=(replace(neighbor, multihop=2),)))
-    assert spelt(budget(far), Kind.NODE_DIES) == ["5 s hold time + 0.2 s router"]
-    assert codes(budget(far)) == {"no_bfd"}
+@pytest.mark.parametrize(("software", "bfd"), [("gobgp 4.8", False), ("frr 8.4", True), ("bird 2.0", True)])
+@pytest.mark.parametrize("hops", ["multihop: 4", "ttl_security: 2"])
+def test_a_router_without_bfd_over_several_hops_notices_a_dead_node_after_the_hold_time(
+    software: str, hops: str, *, bfd: bool
+) -> None:
+    text = FILE.replace("HOLD", f"hold_time: 5, bfd: true, software: {software},").replace("TIMING", "")
+    text = text.replace("PROTOCOL", "").replace("remote_as: 65000}", f"remote_as: 65000, {hops}}}")
+    found = budget(loads(text, hostname="lb1").config)
+    terms = "3 x 0.1 s BFD" if bfd else "5 s hold time"
+    assert spelt(found, Kind.NODE_DIES) == spelt(found, Kind.LINK_DOWN) == [f"{terms} + 0.2 s router"]
+    assert codes(found) == (set() if bfd else {"no_bfd"})
 
 
 def test_bfd_that_is_slower_than_the_hold_time_changes_nothing() -> None:

@@ -51,6 +51,76 @@ def test_bfd_that_a_router_does_not_speak_is_told_once(one: str, why: str) -> No
     )
 
 
+GOBGP_NEAR = "GoBGP has BFD on its own links alone, not with multihop"
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ("software: gobgp, multihop: 4", GOBGP_NEAR),  # another version would not help
+        ("software: gobgp 3.36, multihop: 4", GOBGP_NEAR),
+        ("software: gobgp 4.8, ttl_security: true", ""),
+        ("software: bird 2.0, multihop: 4", ""),
+        ("software: bird 2.0, ttl_security: 2", ""),
+        ("software: bird 2.0, ttl_security: true", ""),
+        ("software: frr 8.4, multihop: 4", ""),
+        ("software: frr 8.4, ttl_security: 2", ""),
+        ("software: frr 8.4, ttl_security: true", ""),
+        ("software: openbgpd 9.3, multihop: 4", "OpenBGPD has no BFD"),
+    ],
+)
+def test_bfd_over_several_hops_is_not_every_routers(settings: str, why: str) -> None:
+    found = warned(f", bfd: true, {settings}")
+    assert len(found) == bool(why)
+    for line in found:
+        assert line.split(": ", 2)[1] == "bgp.neighbors[0].bfd"
+        assert line.endswith(
+            f"{why}: it keeps the routes of a frozen node for the hold time of 9s (write bfd: false there, and "
+            "bgp.hold_time: 3)"
+        )
+
+
+def test_bfd_beside_ttl_security_needs_to_know_the_router() -> None:
+    """FRR speaks BFD of several hops there, others of one."""
+    (found,) = warned(", bfd: true, ttl_security: true")[:1]
+    assert ": bgp.neighbors[0].ttl_security: FRR speaks BFD of several hops in this session" in found
+    assert "(write software: frr under the neighbor, or what else runs there)" in found
+    for more in ("", ", bfd: true, ttl_security: 2", ", bfd: true, ttl_security: true, software: bird"):
+        assert warned(more) == []
+
+
+LINK = """
+bgp:
+  local_as: 65001
+  router_id: 10.2.1.1
+  bfd: true
+  neighbors:
+    - {address: "fe80::1", local_address: "fe80::2", interface: eth0, remote_as: 65000, ttl_security: true, software: SOFTWARE}
+vips: {web: {address: "2001:db8::1", port: 80, servers: ["fd00:9::1"]}}
+"""
+
+
+def test_an_frr_on_a_link_local_session_with_ttl_security_has_no_bfd() -> None:
+    """Of several hops it has none with link-local addresses."""
+
+    def told(text: str) -> list[str]:
+        return [str(one) for one in loads(text, "f", hostname="lb1").warnings]
+
+    (found,) = told(LINK.replace("SOFTWARE", "frr 8.4"))
+    assert (
+        ".bfd: FRR speaks BFD of several hops where ttl_security is, which link-local addresses do not have"
+        in found
+    )
+    assert told(LINK.replace("SOFTWARE", "bird 2.0")) == []
+    assert told(LINK.replace("SOFTWARE", "frr 8.4").replace(", ttl_security: true", "")) == []
+
+
+def test_an_frr_with_ttl_security_has_no_bfd_with_a_bird_on_the_node() -> None:
+    said = ", bfd: true, ttl_security: true, software: frr 8.4"
+    (found,) = warned(said, vips=f"speaker: kernel-table\n{VIPS}")
+    assert ".bfd: FRR speaks BFD of several hops where ttl_security is, and the node's BIRD of one" in found
+
+
 @pytest.mark.parametrize(
     ("one", "hit"),
     [

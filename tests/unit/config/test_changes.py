@@ -93,7 +93,10 @@ EDITS: list[tuple[str, str, tuple[str, ...]]] = [
     (
         "ttl_security: false",
         "ttl_security: 2",
-        (f"bgp: neighbor 10.2.1.254 changed (ttl_security none -> 2): {RENDER}",),
+        (
+            f"bgp: neighbor 10.2.1.254 changed (ttl_security none -> 2): {RENDER}",
+            f"bgp: neighbor 10.2.1.254 bfd over one hop -> over several hops: {BFD}",
+        ),
     ),
     (
         "      port: 179",
@@ -451,7 +454,7 @@ def test_ospf_and_a_session_are_told_as_they_are_written() -> None:
     assert line.startswith(
         "speaker: ospf none -> area 0.0.0.0 on eth1, hello 1s, dead 4s, router_id 10.2.1.1: waits for BIRD"
     )
-    (line,) = changes(config(), config(("ttl_security: false", "multihop: 4")))
+    line, _ = changes(config(), config(("ttl_security: false", "multihop: 4")))
     assert line.startswith("bgp: neighbor 10.2.1.254 changed (multihop none -> 4): waits for ExaBGP")
     assert changes(config(), config(("weight: 1 ", "# weight: 1 "))) == ("bgp: weight 1 -> none",)
 
@@ -477,6 +480,17 @@ def test_a_change_of_a_session_that_a_daemon_has_needs_no_exabgp(
     (line,) = changes(config(*table), config(*table, (old, new)))
     needs = {"bird": f"waits for BIRD: {LEARN}", "other": LEARN_OTHER}
     assert line == f"bgp: {told.format(needs[daemon])}"
+
+
+def test_bfdd_is_told_of_another_router_where_bfd_goes_by_it() -> None:
+    near = ("ttl_security: false", "ttl_security: true")
+    other = ("      software: frr 10.7 ", "      software: bird 2.0 ")
+    assert f"bgp: neighbor 10.2.1.254 bfd over several hops -> over one hop: {BFD}" in changes(
+        config(near), config(near, other)
+    )
+    assert not any(" bfd over " in line for line in changes(config(), config(other)))
+    table = ("type: exabgp ", "type: kernel-table ")
+    assert not any(" bfd over " in line for line in changes(config(table), config(table, near)))
 
 
 def test_bfd_of_bird_is_its_own() -> None:

@@ -231,6 +231,11 @@ VALUES = [
     ),
     (
         "10.2.1.254,",
+        '"fe80::1", local_address: "fe80::2", interface: eth0, families: [ipv4, ipv6], extended_next_hop: true, ttl_security: 2,',
+        "f:5:134: bgp.neighbors[0].ttl_security: fe80::1 is link-local: it is on this node's link (write true",
+    ),
+    (
+        "10.2.1.254,",
         "10.2.1.254, port: 0,",
         "f:5:35: bgp.neighbors[0].port: 0 is not ",
     ),

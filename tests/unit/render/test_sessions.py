@@ -168,6 +168,73 @@ def test_a_link_local_node_is_named_with_the_routers_interface() -> None:
         router([node(neighbor(**LINK | {"remote_interface": ""}))])
 
 
+def test_no_version_of_gobgp_is_asked_for_where_none_has_bfd() -> None:
+    text = rendered("gobgp", node(neighbor(bfd=Bfd(), multihop=4)))
+    assert "# No BFD: GoBGP has it on its own links alone" in text
+    assert "write --gobgp VERSION" not in text
+    assert "write --gobgp VERSION" in rendered("gobgp", node(neighbor(bfd=Bfd())))
+
+
+def test_gobgp_has_bfd_with_a_neighbor_on_its_link_whatever_ttl_it_wants() -> None:
+    text = rendered("gobgp", node(neighbor(bfd=Bfd(), ttl_security=1)), version="4.8")
+    (session,) = tomllib.loads(text)["neighbors"]
+    assert session["bfd"]["config"]["enabled"] is True
+    assert "No BFD" not in text
+
+
+@pytest.mark.parametrize(
+    ("runs", "remote_as", "several"),
+    [("frr 8.4", 65000, True), ("frr 8.4", 65001, False), ("bird 2.0", 65000, False), (None, 65000, False)],
+)
+def test_bfd_beside_ttl_security_is_as_the_router_speaks_it(
+    runs: str | None, remote_as: int, *, several: bool
+) -> None:
+    """FRR takes every session of two AS with ttl_security for one of several hops."""
+    settings = {"bfd": Bfd(), "ttl_security": 1, "remote_as": remote_as}
+    text = frr_bfd_conf(node(neighbor(software=software(runs) if runs else None, **settings)))
+    assert (" peer 10.2.1.254 multihop local-address 10.2.1.1\n" in text) is several
+
+
+def test_an_frr_that_the_node_does_not_know_of_is_told_of_where_its_bfd_differs() -> None:
+    def said(**settings: object) -> list[str]:
+        one = node(neighbor(bfd=Bfd(), ttl_security=1, **settings))
+        return [*doubts([one], router([one], software=software("frr 10.4")))]
+
+    (doubt,) = said()
+    assert doubt.startswith("lb1: software: FRR speaks BFD of several hops in this session")
+    assert "(write software: frr under the neighbor, and render frr-bfd again)" in doubt
+    assert said(software=software("frr")) == said(remote_as=65001) == []
+
+
+def test_frr_is_given_no_bfd_that_cannot_come_up() -> None:
+    """With `strict` there would be no session."""
+    text = rendered("frr", node(neighbor(**LINK, bfd=Bfd(), ttl_security=1)), version="10.4")
+    assert " bfd profile " not in text
+    assert " bfd strict" not in text
+    assert "! No BFD with fe80::2: FRR speaks BFD of several hops where ttl_security is" in text
+    assert " bfd strict\n" in rendered("frr", node(neighbor(**LINK, bfd=Bfd())), version="10.4")
+    its = node(neighbor(**LINK, bfd=Bfd(), ttl_security=1, software=software("frr 10.4")))
+    assert " multihop " not in frr_bfd_conf(its), "bfdd takes no interface beside it"
+
+
+def test_frr_has_no_bfd_beside_ttl_security_with_nodes_in_a_range() -> None:
+    """8.4 speaks that of one hop there, the newest that of several."""
+
+    def of(**settings: object) -> tuple[str, list[str]]:
+        one = node(neighbor(bfd=Bfd(), software=software("frr"), **settings))
+        there = router([one], software=software("frr 8.4"), ranges=[ip_network("10.2.1.0/24")])
+        return ROUTERS["frr"](there), [*doubts([one], there)]
+
+    text, (doubt,) = of(ttl_security=1)
+    assert " bfd profile " not in text
+    assert "! No BFD with ANYCAST-range1: " in text
+    assert doubt.startswith("10.2.1.0/24: bfd: with ttl_security FRR speaks BFD of one hop or of several")
+    for settings in ({}, {"ttl_security": 1, "remote_as": 65001}, {"ttl_security": 2}):
+        text, told = of(**settings)
+        assert " neighbor ANYCAST-range1 bfd profile ANYCAST-3x100\n" in text
+        assert told == []
+
+
 def test_bfd_is_told_of_hops_and_of_links() -> None:
     text = frr_bfd_conf(node(neighbor(multihop=4, bfd=Bfd()), neighbor(**LINK, bfd=Bfd())))
     assert " peer 10.2.1.254 multihop local-address 10.2.1.1\n" in text
