@@ -115,11 +115,9 @@ class Writer:
                 self._snapshot = value
                 # What was carried decides nothing, and would be most of the file.
                 return self._object(dataclasses.replace(value, traffic={}))
-            case tuple() if type(value) is CLASSES.get(type(value).__name__):  # it has names
-                return {
-                    "": type(value).__name__,
-                    **{name: self.write(one) for name, one in value._asdict().items()},
-                }
+            case tuple() if type(value) is CLASSES.get(type(value).__name__):
+                names: tuple[str, ...] = getattr(value, "_fields")  # noqa: B009 - of which no type knows
+                return {"": type(value).__name__, **dict(zip(names, map(self.write, value), strict=True))}
             case tuple():
                 return [self.write(one) for one in value]
             case frozenset():
