@@ -708,13 +708,13 @@ def _simulate(verb: _Parser) -> None:
     verb.add_argument(
         "--weights",
         type=_weights,
-        metavar="N,N…",
+        metavar="N,N,...",
         help="of the real servers (default: 1 each)",
     )
     verb.add_argument(
         "--node-weights",
         type=_weights,
-        metavar="N,N…",
+        metavar="N,N,...",
         help="of the routers' paths to the balancers (default: 1)",
     )
     verb.add_argument(

@@ -157,6 +157,7 @@ def test_the_users_are_there_and_cannot_log_in(installed: Machine) -> None:
     assert {user[0]: user[6] for user in users if user[0].startswith("anycast")} == {
         "anycast": "/usr/sbin/nologin",
         "anycast-exabgp": "/usr/sbin/nologin",
+        "anycast-table": "/usr/sbin/nologin",
     }
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import argparse
 import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -145,3 +147,16 @@ def test_a_negative_time_is_told_from_an_option(capsys: pytest.CaptureFixture[st
     newer = sys.version_info >= (3, 14)
     said = "--for: '-5m' is not a time" if newer else "--for: expected one argument (no time is negative;"
     assert said in capsys.readouterr().err
+
+
+def test_what_the_manual_page_is_made_of_can_be_set_by_every_troff() -> None:
+    def each(one: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+        yield one
+        for action in one._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for verb in action.choices.values():
+                    yield from each(verb)
+
+    helps = {one.prog: one.format_help() for one in each(parser())}
+    assert len(helps) > 20
+    assert [prog for prog, text in helps.items() if not text.isascii()] == []
