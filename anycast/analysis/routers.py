@@ -31,14 +31,14 @@ def said(neighbor: Neighbor) -> Software | None:
 
 
 def unfit(config: Config, runs: Callable[[Neighbor], Software | None] = said) -> Iterator[Told]:
-    """`runs`: the software of a router; None: unknown. Each kind of software is told once a setting."""
-    told: set[tuple[str, Software | None]] = set()
+    """`runs`: the software of a router; None: unknown. Of each kind of software a thing is told once."""
+    told: set[tuple[str, Software | None, str]] = set()
     for n, neighbor in enumerate(config.bgp.neighbors):
         software = runs(neighbor)
         found = _of_session(config, neighbor, software) if software else _of_unknown(config.bgp, neighbor)
         for setting, what, do in found:
-            if (setting, software) not in told:
-                told.add((setting, software))
+            if (setting, software, what) not in told:
+                told.add((setting, software, what))
                 yield ("bgp", "neighbors", n, setting), what, do
     kinds = {one for neighbor in config.bgp.neighbors if (one := runs(neighbor)) is not None}
     yield from _of_routes(config, {one.daemon for one in kinds})

@@ -305,7 +305,8 @@ def _hops(old: model.Bgp, new: model.Bgp) -> Iterator[str]:
     before = {one.address: one for one in old.neighbors}
     for one in new.neighbors:
         known = before.get(one.address)
-        if known is None or one.bfd is None or known.bfd != one.bfd:
+        # On a link-local address bfdd has no session of several hops, whatever the router speaks.
+        if known is None or one.interface or one.bfd is None or known.bfd != one.bfd:
             continue
         was, now = (
             "several hops" if bfd_hops(bgp, neighbor, neighbor.software) else "one hop"

@@ -85,6 +85,9 @@ class Kernel:
         """
         # IPVS first: its sysctls are not there before the module is.
         looked = need is IpvsNeed.NEEDED or (need is IpvsNeed.LEFT and totals.read() is not None)
+        # Before the services: a sum of a round that begins while they are read says nothing of what was read already. Of
+        # services that are as last read it says nothing either.
+        received = totals.read() if looked and only is None else None
         reading = await self._ipvs.read(only, None if alike is None else alike.table) if looked else None
         if reading is None:
             self._ipvs.forget()
@@ -118,7 +121,7 @@ class Kernel:
             sync_lost=SyncRole.BACKUP in reading.sync
             and not multicast.is_joined(reading.sync[SyncRole.BACKUP]),
             packets=reading.packets,
-            received=totals.read() if looked else None,
+            received=received,
             arrived=self._arrivals.read(arriving),
             connections=reading.connections,
             traffic=reading.traffic,

@@ -219,6 +219,7 @@ def after(
         table=ipvs.persistent(last.table).updated(table, keys - found.table.keys()),
         addresses=last.addresses if last.addresses == found.addresses else found.addresses,
         packets=_some(last.packets, found.packets, keys),
+        received=found.received if written is None else None,
         connections=_some(last.connections, found.connections, keys),
     )
 

@@ -256,3 +256,17 @@ def test_what_is_shown_of_a_software_says_it(daemon: Daemon, number: tuple[int, 
 def test_no_text_is_more_than_unknown(text: str) -> None:
     software(text)
     version(text)
+
+
+def test_two_reasons_why_one_kind_of_router_has_no_bfd_are_both_told() -> None:
+    text = """\
+bgp:
+  local_as: 65001
+  router_id: 10.2.1.1
+  neighbors:
+    - {address: 10.3.1.254, remote_as: 65000, software: gobgp, bfd: true, multihop: 2}
+    - {address: 10.2.1.254, remote_as: 65000, software: gobgp, bfd: true}
+"""
+    told = [str(one) for one in loads(text + VIPS, "f", hostname="lb1").warnings]
+    assert sum("on its own links alone" in one for one in told) == 1
+    assert sum("its version is not told" in one for one in told) == 1

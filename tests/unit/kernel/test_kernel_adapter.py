@@ -30,9 +30,10 @@ from anycast.core.dataplane.kernel import (
     ReorderDestinations,
     SetSysctl,
 )
+from anycast.core.dataplane.traffic import Received
 from anycast.core.values.configuration import Address, Forwarding, Protocol, Timeouts
 from anycast.core.values.persistent import PersistentMap
-from anycast.kernel import addresses, sysctl
+from anycast.kernel import addresses, sysctl, totals
 from anycast.kernel.adapter import Kernel
 from anycast.kernel.errors import KernelUnavailable
 from anycast.kernel.ipvs import Ipvs, Reading
@@ -148,6 +149,38 @@ def test_addresses_that_services_have_or_that_were_there_before_are_expected(
     monkeypatch.setattr(addresses, "read", read)
     assert asyncio.run(story()) == present
     assert expected == [{served}, {served, before}]
+
+
+def test_what_all_services_received_is_read_before_what_each_did_and_not_beside_what_was_read_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise a sum could be of a round that began after the services were read."""
+    done: list[str] = []
+    key = ServiceKey(protocol=Protocol.TCP, address=ip_address("192.0.2.1"), port=80)
+
+    async def ipvs(_: Ipvs, only: object, alike: object) -> Reading:
+        done.append("services")
+        return Reading(PersistentMap(), Timeouts(), {}, PersistentMap(), PersistentMap(), PersistentMap())
+
+    def total() -> Received:
+        done.append("total")
+        return Received(live=2, counted=1)
+
+    async def read(*_: object) -> addresses.Held:
+        return addresses.Held(frozenset())
+
+    async def story() -> list[Received | None]:
+        kernel = Kernel("lo")
+        try:
+            return [(await kernel.read((), only=only)).received for only in (None, [key])]
+        finally:
+            await kernel.close()
+
+    monkeypatch.setattr(Ipvs, "read", ipvs)
+    monkeypatch.setattr(totals, "read", total)
+    monkeypatch.setattr(addresses, "read", read)
+    assert asyncio.run(story()) == [Received(live=2, counted=1), None]
+    assert done == ["total", "services", "services"]
 
 
 def test_every_sysctl_asked_for_is_answered_without_surplus_space_and_none_where_it_cannot_be_read() -> None:
